@@ -27,9 +27,9 @@ def _on_tick(price: float, rounding) -> float:
 # %% ../nbs/06_risk.ipynb #a1a91360
 def shares_to_buy(free_cash: float, limit: float) -> int:
     """Whole shares that `free_cash` dollars pay for at the limit: floor(free cash / limit), never below zero."""
-    shares = max(0, math.floor(free_cash / limit))
+    shares = math.floor(free_cash / limit)
     # The quotient of two floats can round up to the next whole number; the product is what is spent.
-    return shares if shares * limit <= free_cash else shares - 1
+    return max(0, shares if shares * limit <= free_cash else shares - 1)
 
 # %% ../nbs/06_risk.ipynb #04aa5718
 def scale_order(shares: int, limit: float | None, ratio: float) -> tuple[int, float | None]:
