@@ -94,18 +94,15 @@ class DuckTransaction:
         table = TABLES[table_name]
         if frame.empty:
             return Written()
+        # A transaction that fails takes this registration back with it.
         self._connection.register("incoming", frame)
-        try:
-            columns = self._source_columns(table, frame)
-            repeated = self._first_repeated(table.key)
-            if repeated:
-                raise ValueError(f"{table_name} would receive two rows for {repeated[0]}")
-            before = self._count(table_name)
-            source = f"(SELECT {columns} FROM incoming)"
-            ((affected,),) = self._connection.execute(upsert_sql(table, source)).fetchall()
-            inserted = self._count(table_name) - before
-        finally:
-            self._connection.unregister("incoming")
+        if repeated := self._first_repeated(table.key):
+            raise ValueError(f"{table_name} would receive two rows for {repeated[0]}")
+        before = self._count(table_name)
+        source = f"(SELECT {self._source_columns(table, frame)} FROM incoming)"
+        ((affected,),) = self._connection.execute(upsert_sql(table, source)).fetchall()
+        inserted = self._count(table_name) - before
+        self._connection.unregister("incoming")
         return Written(inserted, affected - inserted, len(frame) - affected)
 
     def _source_columns(self, table: Any, frame: pd.DataFrame) -> str:
@@ -269,7 +266,7 @@ def _explained(path: Path) -> Iterator[None]:
             advice = "is damaged; move it away and fetch again (market), or restore your backup (ledger)"
         elif "does not exist" in line and isinstance(error, duckdb.IOException):
             advice = "does not exist; `tradebot db init` creates it"
-        elif "No space left" in line or "disk" in line.lower():
+        elif "No space left" in line or "Could not write" in line:
             advice = "cannot grow: the disk is full; free some space, nothing was half-written"
         elif "Permission denied" in line or "read-only" in line.lower():
             advice = "cannot be written; see its permissions"

@@ -64,11 +64,12 @@ def adjust(bars: pd.DataFrame, actions: pd.DataFrame) -> pd.DataFrame:
     last close before the ex-date is P.
     """
     adjusted = bars.copy()
+    codes, symbols = bars.index.codes[0], bars.index.levels[0]
     for symbol, own in actions.groupby("symbol"):
-        rows = bars.index.get_locs([symbol]) if symbol in bars.index.levels[0] else []
-        if len(rows) == 0:
+        code = symbols.get_indexer([symbol])[0]
+        span = slice(codes.searchsorted(code), codes.searchsorted(code, side="right"))
+        if code < 0 or span.start == span.stop:
             continue
-        span = slice(rows[0], rows[-1] + 1)
         closes = bars["close"].iloc[span].droplevel("symbol")
         price, volume = _factors(closes, own)
         adjusted.iloc[span, :4] = bars.iloc[span, :4].to_numpy() * price[:, None]

@@ -1,0 +1,38 @@
+"""What all tests share: the real sample in a store of its own, and what to do when a server or a browser is missing."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tradebot.config import Config
+from tradebot.prices import actions_frame, bars_frame
+from tradebot.providers import get_provider
+from tradebot.store import Store, open_store
+
+SAMPLE = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
+
+
+def missing(what: str) -> None:
+    """Skip for want of `what` on a user's machine; fail where everything has to be there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing", pytrace=False)
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def sample() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The five real stocks 2000-2013: bars as traded, and their splits and dividends."""
+    provider = get_provider("sample", Config(home=Path()))
+    fetched = {
+        name: provider.fetch(name, pd.Timestamp("2000-01-01"), pd.Timestamp("2013-12-31")) for name in SAMPLE
+    }
+    bars = pd.concat([each.bars.reset_index().assign(symbol=name) for name, each in fetched.items()])
+    return bars_frame(bars), actions_frame(pd.concat([each.actions for each in fetched.values()]))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty embedded store."""
+    return open_store(f"duckdb:///{tmp_path}/data")
