@@ -14,7 +14,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache, cached_property
 from importlib import resources
@@ -77,19 +78,6 @@ class RateLimited(ProviderDown):
         self.retry_after = retry_after
 
 # %% ../nbs/03a_providers.ipynb #d3b70496
-def _check_request(
-    provider: Provider, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str
-) -> None:
-    "Raise UserError for an interval that the provider does not have, or for a span that ends before it starts."
-    if interval not in provider.intervals:
-        offered = ", ".join(name for name in INTERVALS if name in provider.intervals)
-        raise UserError(
-            f"{provider.name}: {symbol}: there are no {interval} bars here; choose from {offered}"
-        )
-    if start > end:
-        raise UserError(f"{provider.name}: {symbol}: the start {start} is after the end {end}; swap them")
-
-
 def _bars(index: Any, columns: dict[str, Any]) -> pd.DataFrame:
     "The five columns as floats over a naive index called timestamp."
     timestamps = pd.DatetimeIndex(index, name="timestamp").as_unit("ns")
@@ -98,29 +86,44 @@ def _bars(index: Any, columns: dict[str, Any]) -> pd.DataFrame:
     )
 
 
-def _empty(symbol: str) -> Fetched:
-    return Fetched(_bars([], dict.fromkeys(BAR_COLUMNS, [])), actions_frame())
+def _nothing() -> Fetched:
+    return Fetched(_bars([], {name: [] for name in BAR_COLUMNS}), actions_frame())
 
 
-def _fetched(
-    symbol: str,
-    bars: pd.DataFrame,
-    splits: pd.Series,
-    dividends: pd.Series,
-    start: pd.Timestamp,
-    end: pd.Timestamp,
-) -> Fetched:
-    "The bars and actions of [start, end]; a day counts as soon as the span touches it."
-    first_day = start.normalize()
-    first = first_day if (bars.index == bars.index.normalize()).all() else start
-    rows: list[tuple] = []
-    for kind, values in (
-        ("split", splits.groupby(level=0).prod()),
-        ("dividend", dividends.groupby(level=0).sum()),
-    ):
-        inside = values[(values.index >= first_day) & (values.index <= end)]
-        rows += [(symbol, date, kind, value) for date, value in inside.items()]
-    return Fetched(bars[(bars.index >= first) & (bars.index <= end)], actions_frame(rows))
+@dataclass(frozen=True)
+class _Request:
+    "A request that can be answered; a daily one begins and ends at midnight."
+
+    symbol: str
+    start: pd.Timestamp
+    end: pd.Timestamp
+    interval: str
+
+    def answer(self, bars: pd.DataFrame, splits: pd.Series, dividends: pd.Series) -> Fetched:
+        "What of the bars and of the events, by date, lies inside; a day counts as soon as the span touches it."
+        rows: list[tuple] = []
+        for kind, values in (
+            ("split", splits.groupby(level=0).prod()),
+            ("dividend", dividends.groupby(level=0).sum()),
+        ):
+            inside = values[(values.index >= self.start.normalize()) & (values.index <= self.end)]
+            rows += [(self.symbol, date, kind, value) for date, value in inside.items()]
+        return Fetched(bars[(bars.index >= self.start) & (bars.index <= self.end)], actions_frame(rows))
+
+
+def _request(
+    provider: Provider, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str
+) -> _Request:
+    "Raises UserError for an interval that the provider does not have, or for a span that ends before it starts."
+    if interval not in provider.intervals:
+        offered = ", ".join(name for name in INTERVALS if name in provider.intervals)
+        raise UserError(
+            f"{provider.name}: {symbol}: there are no {interval} bars here; choose from {offered}"
+        )
+    if start > end:
+        raise UserError(f"{provider.name}: {symbol}: the start {start} is after the end {end}; swap them")
+    first, last = (start.normalize(), end.normalize()) if interval == "1d" else (start, end)
+    return _Request(symbol, first, last, interval)
 
 # %% ../nbs/03a_providers.ipynb #03471395
 def implied_actions(close: pd.Series, adjusted: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -156,11 +159,11 @@ class SampleProvider:
     intervals = frozenset({"1d"})
 
     def fetch(self, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str = "1d") -> Fetched:
-        _check_request(self, symbol, start, end, interval)
+        request = _request(self, symbol, start, end, interval)
         stocks = _sample()
         if symbol not in stocks:
             raise UnknownSymbol(f"{self.name}: {symbol}: not in the sample; it has {', '.join(stocks)}")
-        return _fetched(symbol, *stocks[symbol], start, end)
+        return request.answer(*stocks[symbol])
 
 # %% ../nbs/03a_providers.ipynb #bbea3282
 class CsvProvider:
@@ -173,7 +176,7 @@ class CsvProvider:
         self._folder = folder
 
     def fetch(self, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str = "1d") -> Fetched:
-        _check_request(self, symbol, start, end, interval)
+        request = _request(self, symbol, start, end, interval)
         path = self._folder / f"{symbol}.csv"
         if Path(symbol).name != symbol or not path.is_file():
             raise UnknownSymbol(
@@ -188,7 +191,7 @@ class CsvProvider:
         splits, dividends = (
             event[event != 0].set_axis(event[event != 0].index.normalize()) for event in events
         )
-        return _fetched(symbol, _bars(index, columns), splits, dividends, start, end)
+        return request.answer(_bars(index, columns), splits, dividends)
 
 # %% ../nbs/03a_providers.ipynb #58907516
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -198,15 +201,17 @@ def _read_csv(path: Path) -> pd.DataFrame:
             reader = csv.reader(file)
             header = [name.strip().lower() for name in next(reader, [])]
             _check_header(path, header)
-            rows = {reader.line_num: row for row in reader if row}
+            rows = [(reader.line_num, row) for row in reader if row]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"csv: {path} cannot be read: {error}; save it as UTF-8 text with commas") from None
-    for line, row in rows.items():
+    for line, row in rows:
         if len(row) != len(header):
             raise UserError(
                 f"csv: {path}, line {line}: {len(row)} cells under {len(header)} column names; mend the line"
             )
-    cells = pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=str)
+    cells = pd.DataFrame(
+        [row for _, row in rows], index=[line for line, _ in rows], columns=header, dtype=str
+    )
     return cells.assign(**{name: "" for name in ("split", "dividend") if name not in header})
 
 
@@ -238,7 +243,13 @@ def _timestamps(path: Path, cells: pd.DataFrame, daily: bool) -> pd.DatetimeInde
     "Dates as they are written for daily bars, else times in UTC."
     column = "date" if "date" in cells else "timestamp"
     text = cells[column].str.strip()
-    times = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    # pandas gives a time without an offset that of the row before it, so the two kinds are read apart.
+    offset = text.str.contains(r"(?:[zZ]|[+-]\d\d:?\d\d)$")
+    parts = [
+        pd.to_datetime(part, format="ISO8601", utc=True, errors="coerce")
+        for part in (text[offset], text[~offset])
+    ]
+    times = pd.concat(parts).sort_index()
     if times.isna().any():
         line = times.isna().idxmax()
         raise UserError(
@@ -311,9 +322,6 @@ def as_traded(restated: pd.DataFrame, factor: np.ndarray) -> pd.DataFrame:
     return _bars(restated.index, {**columns, "volume": np.rint(volume)})
 
 # %% ../nbs/03a_providers.ipynb #132061f5
-_CHART = "/v8/finance/chart/"
-
-
 def yahoo_session(timeout: float = 20.0, **options: Any) -> "Session":
     """A session for yfinance that gives up after `timeout` seconds; `options` are those of curl_cffi's Session."""
     from curl_cffi import requests
@@ -321,18 +329,31 @@ def yahoo_session(timeout: float = 20.0, **options: Any) -> "Session":
     class ChartSession(requests.Session):
         def request(self, method: str, url: str, **arguments: Any) -> Any:
             response = super().request(method, url, **{**arguments, "timeout": timeout})
-            if _CHART in url and response.status_code not in (401, 403):
+            if "/v8/finance/chart/" in url and response.status_code not in (401, 403):
                 response.raise_for_status()
+                if not _is_chart(response.text):
+                    raise requests.exceptions.HTTPError("the answer is not a chart", 0, response)
             return response
 
     return ChartSession(impersonate="chrome", **options)
 
 
+def _is_chart(body: str) -> bool:
+    try:
+        return "meta" in json.loads(body)["chart"]["result"][0]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
+class _NoBars(ProviderDown):
+    "Yahoo has nothing for this span."
+
+
 @contextmanager
 def _asking_yahoo(symbol: str) -> Iterator[None]:
-    "Translates whatever yfinance raises; it parses answers without checking them, so a garbled one raises anything."
+    "Translates whatever yfinance raises, which for an answer in a new shape may be anything."
     from curl_cffi.requests.exceptions import HTTPError
-    from yfinance.exceptions import YFRateLimitError
+    from yfinance.exceptions import YFPricesMissingError, YFRateLimitError
 
     try:
         yield
@@ -341,11 +362,15 @@ def _asking_yahoo(symbol: str) -> Iterator[None]:
     except HTTPError as error:
         if error.response is None or error.response.status_code < 400:
             raise _down("yfinance", symbol, error) from error
-        response = error.response
+        reason = _yahoo_reason(error.response.text)
+        if reason.startswith("Data doesn't exist"):
+            raise _NoBars(reason) from error
         raise _refusal(
-            "yfinance", symbol, response.status_code, response.headers, _yahoo_reason(response.text)
+            "yfinance", symbol, error.response.status_code, error.response.headers, reason
         ) from error
     except Exception as error:
+        if isinstance(error, YFPricesMissingError) and error.yahoo_reason is None:
+            raise _NoBars(str(error)) from error
         raise _down("yfinance", symbol, error) from error
 
 
@@ -371,64 +396,48 @@ class YahooProvider:
 
     def __init__(self, cache: Path, session: "Session | None" = None):
         self._cache, self._session = cache, session
-        self._splits: dict[tuple[str, pd.Timestamp], pd.Series] = {}
+        self._splits: dict[str, tuple[pd.Timestamp, pd.Series]] = {}
 
     def fetch(self, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str = "1d") -> Fetched:
-        _check_request(self, symbol, start, end, interval)
+        request = _request(self, symbol, start, end, interval)
         now = pd.Timestamp.now("UTC").tz_localize(None)
         if interval in YAHOO_KEEPS and start < (first := now - pd.Timedelta(days=YAHOO_KEEPS[interval])):
             kept = f"Yahoo keeps {interval} bars for {YAHOO_KEEPS[interval]} days"
             raise UserError(
                 f"{self.name}: {symbol}: {kept}; start on or after {first.ceil('D'):%Y-%m-%d}, or use 1d"
             )
-        table = self._history(symbol, start, end, interval)
+        table = self._table(request)
         if table.empty:
-            return _empty(symbol)
+            return _nothing()
         dates = table.index.tz_localize(None).normalize()
         splits = self._all_splits(symbol, now.normalize(), _events(table["Stock Splits"], dates))
         factor = later_splits(dates, splits)
-        bars = as_traded(table, factor)
-        bars.index = dates if interval == "1d" else table.index.tz_convert("UTC").tz_localize(None)
-        bars = bars.dropna(how="all", subset=BAR_COLUMNS[:4]).rename_axis("timestamp")
+        bars = as_traded(table.set_axis(dates if interval == "1d" else table.index.tz_convert(None)), factor)
+        # yfinance adds a row without prices for a dividend on a day that has not traded yet.
+        bars = bars.dropna(how="all", subset=BAR_COLUMNS[:4])
         dividends = _events((table["Dividends"] * factor).round(4), dates)
-        return _fetched(symbol, bars, splits, dividends, start, end)
+        return request.answer(bars, splits, dividends)
 
-    def _history(self, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str) -> pd.DataFrame:
-        "yfinance's table of the span in the exchange's time, columns in lower case but for the events; empty for none."
-        from yfinance.exceptions import YFPricesMissingError
-
-        zone, length = (None, "1D") if interval == "1d" else ("UTC", "1s")
-        edges = [start.normalize() if interval == "1d" else start]
-        while interval == "1m" and edges[-1] + pd.Timedelta(days=7) < end:
-            edges.append(edges[-1] + pd.Timedelta(days=7))
-        # Yahoo leaves the end out, and an edge belongs to the page that it opens.
-        edges.append(
-            end.normalize() + pd.Timedelta(length) if interval == "1d" else end + pd.Timedelta(length)
-        )
+    def _table(self, request: _Request) -> pd.DataFrame:
+        "yfinance's table in the exchange's time, our columns in lower case; empty when there are no bars."
         pages = []
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
-            span = {"start": first.tz_localize(zone), "end": last.tz_localize(zone), "interval": interval}
-            try:
-                with _asking_yahoo(symbol):
-                    try:
-                        pages.append(self._ticker(symbol).history(**span, auto_adjust=False, actions=True))
-                    except YFPricesMissingError:
-                        continue
-            except UserError as error:
-                if "Data doesn't exist for" not in str(error):
-                    raise
+        for start, end in _yahoo_pages(request):
+            with suppress(_NoBars), _asking_yahoo(request.symbol):
+                options = {"interval": request.interval, "auto_adjust": False, "actions": True}
+                pages.append(self._ticker(request.symbol).history(start=start, end=end, **options))
         table = pd.concat(pages) if pages else pd.DataFrame()
         return table.rename(columns={name.capitalize(): name for name in BAR_COLUMNS})
 
     def _all_splits(self, symbol: str, today: pd.Timestamp, recent: pd.Series) -> pd.Series:
-        "Every split up to today by date; `recent` are the page's own, which may be newer than today's look-up."
-        if (symbol, today) not in self._splits:
+        "Every split so far by date; `recent` are the page's own, which may be newer than today's look-up."
+        day, splits = self._splits.get(symbol, (None, None))
+        if day != today:
             with _asking_yahoo(symbol):
-                splits = self._ticker(symbol).splits
-            dates = pd.DatetimeIndex(splits.index).tz_localize(None).normalize()
-            self._splits[symbol, today] = _events(splits, dates)
-        known = self._splits[symbol, today]
-        return known.combine_first(recent).sort_index() if len(recent) else known
+                found = self._ticker(symbol).splits
+            splits = _events(found, pd.DatetimeIndex(found.index).tz_localize(None).normalize())
+        splits = pd.concat([splits, recent[~recent.index.isin(splits.index)]]).sort_index()
+        self._splits[symbol] = today, splits
+        return splits
 
     def _ticker(self, symbol: str) -> Any:
         import yfinance
@@ -437,9 +446,19 @@ class YahooProvider:
         self._session = self._session or yahoo_session()
         yfinance.set_tz_cache_location(str(self._cache))
         yfinance.config.debug.hide_exceptions = False
-        # Answers are cached in the process for ever, failed ones too, and a split makes all of them old.
+        # yfinance keeps answers for as long as the process lives: failed ones too, and a split makes all of them wrong.
         YfData.cache_get.cache_clear()
         return yfinance.Ticker(symbol, session=self._session)
+
+
+def _yahoo_pages(request: _Request) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
+    "Spans to ask for, each without its end, as yfinance takes them: naive for days, in UTC for the rest."
+    if request.interval == "1d":
+        return [(request.start, request.end + pd.Timedelta(days=1))]
+    longest = pd.Timedelta(days=7 if request.interval == "1m" else YAHOO_KEEPS[request.interval])
+    last = (request.end + pd.Timedelta(seconds=1)).tz_localize("UTC")
+    starts = pd.date_range(request.start.tz_localize("UTC"), last, freq=longest, inclusive="left")
+    return [(start, min(start + longest, last)) for start in starts]
 
 
 def _events(values: pd.Series, dates: pd.DatetimeIndex) -> pd.Series:
@@ -456,9 +475,7 @@ def alpaca_bars(rows: list[dict[str, Any]], interval: str, calendar: str = "XNYS
         return _bars(opened.tz_convert("America/New_York").tz_localize(None).normalize(), columns)
     exchange = exchange_calendar(calendar)
     session = exchange.opens.searchsorted(opened, side="right") - 1
-    return _bars(opened.tz_localize(None), columns)[
-        opened < exchange.closes.to_numpy()[session].tz_localize("UTC")
-    ]
+    return _bars(opened.tz_localize(None), columns)[opened < pd.DatetimeIndex(exchange.closes)[session]]
 
 
 def alpaca_actions(groups: dict[str, list[dict[str, Any]]]) -> tuple[pd.Series, pd.Series]:
@@ -552,18 +569,19 @@ class AlpacaProvider:
         )
 
     def fetch(self, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str = "1d") -> Fetched:
-        _check_request(self, symbol, start, end, interval)
+        request = _request(self, symbol, start, end, interval)
         zone = "America/New_York" if interval == "1d" else "UTC"
-        first, last = (start.normalize(), end.normalize()) if interval == "1d" else (start, end)
-        rows = self._rows(symbol, interval, start=first.tz_localize(zone), end=last.tz_localize(zone))
+        rows = self._rows(
+            symbol, interval, start=request.start.tz_localize(zone), end=request.end.tz_localize(zone)
+        )
         if not rows:
             if not self._rows(symbol, "1d", start=pd.Timestamp("1990-01-01", tz="UTC"), limit=1):
                 raise UnknownSymbol(
                     f"{self.name}: {symbol}: it never traded here; check its spelling, or the feed"
                 )
-            return _empty(symbol)
+            return _nothing()
         bars = alpaca_bars(rows, interval, self._calendar)
-        return _fetched(symbol, bars, *alpaca_actions(self._actions(symbol, start, end)), start, end)
+        return request.answer(bars, *alpaca_actions(self._actions(request)))
 
     def _rows(self, symbol: str, interval: str, **span: Any) -> list[dict[str, Any]]:
         from alpaca.data.enums import Adjustment, DataFeed
@@ -581,22 +599,20 @@ class AlpacaProvider:
         with _asking_alpaca(symbol):
             return list(self._bars_client.get_stock_bars(request).get(symbol) or [])
 
-    def _actions(
-        self, symbol: str, start: pd.Timestamp, end: pd.Timestamp
-    ) -> dict[str, list[dict[str, Any]]]:
+    def _actions(self, request: _Request) -> dict[str, list[dict[str, Any]]]:
         from alpaca.data.enums import CorporateActionsType
         from alpaca.data.requests import CorporateActionsRequest
 
         kinds = CorporateActionsType
-        request = CorporateActionsRequest(
-            symbols=[symbol],
+        asked = CorporateActionsRequest(
+            symbols=[request.symbol],
             types=[kinds.FORWARD_SPLIT, kinds.REVERSE_SPLIT, kinds.CASH_DIVIDEND],
-            start=start.date(),
-            end=(end + pd.Timedelta(days=180)).date(),
+            start=request.start.date(),
+            end=(request.end + pd.Timedelta(days=180)).date(),
             limit=None,  # the client's own limit of 1000 is one for all pages together
         )
-        with _asking_alpaca(symbol):
-            return self._actions_client.get_corporate_actions(request)
+        with _asking_alpaca(request.symbol):
+            return self._actions_client.get_corporate_actions(asked)
 
     @cached_property
     def _bars_client(self) -> Any:

@@ -1,0 +1,1 @@
+"""Providers of bars, each against the server it talks to."""
