@@ -228,7 +228,7 @@ def _db(words: argparse.Namespace, config: "Config") -> int:
     if words.action == "init":
         print("the tables are there and up to date")
     else:
-        _show(contents(store))
+        _show(contents(store).astype(str).replace("NaT", "-"))
     return 0
 
 

@@ -90,6 +90,8 @@ def _earlier(moment: pd.Timestamp, calendar: str) -> pd.Timestamp:
 def _revisions(stored: pd.DataFrame, fetched: pd.DataFrame) -> pd.DatetimeIndex:
     "Timestamps at which fetched bars say something else than stored ones, beyond half a ten-thousandth."
     both = stored.index.intersection(fetched.index)
+    if both.empty:
+        return both
     differs = (stored.loc[both, BAR_COLUMNS] - fetched.loc[both, BAR_COLUMNS]).abs()
     return both[(differs > [5e-5, 5e-5, 5e-5, 5e-5, 0.5]).any(axis=1)]
 
@@ -295,12 +297,19 @@ def _symbol(
             checked = source.page(symbol, page, stored)
             gathered.add(checked)
             finished.append(checked)
-            newest = checked.bars.tail(1)
-            stored = pd.concat([stored.drop(newest.index, errors="ignore"), newest]).sort_index()
+            stored = _with_newest(stored, checked.bars)
     except (UserError, ProviderDown) as error:
         log.warning("%s", error, extra={"symbol": symbol})
         return finished, error
     return finished, None
+
+
+def _with_newest(stored: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
+    "Stored bars with the newest of a page among them: the close before the next page."
+    newest = bars.tail(1)
+    if stored.empty:
+        return newest
+    return pd.concat([stored.drop(newest.index, errors="ignore"), newest]).sort_index()
 
 
 def _result(pages: list[Page], finished: list[_Checked], error: Exception | None) -> dict[str, object]:

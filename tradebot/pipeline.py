@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .config import Config
-from .indicators import compute
+from .indicators import columns, compute
 from .prices import BAR_COLUMNS, adjust
 from .signal_engine import Strategy, generate, get_strategy
 from .store import Store, Written
@@ -62,7 +62,11 @@ def stale_rows(adjusted: pd.DataFrame, recipe: str, inputs: pd.DataFrame) -> tup
 def update_features(
     store: Store, features: Sequence[str], symbols: Sequence[str] | None = None, *, daily: bool = True
 ) -> Written:
-    """Compute the features of every stored bar and write those that are new or whose history changed."""
+    """Compute the features of every stored bar and write those that are new or whose history changed.
+
+    Raises UserError for a call that names no indicator, whether or not there are bars.
+    """
+    columns(features)
     bars = store.bars(symbols, daily=daily)
     adjusted = adjust(bars, store.actions(symbols))
     stale, inputs = stale_rows(adjusted, "; ".join(features), store.feature_inputs())

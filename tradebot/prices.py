@@ -31,10 +31,15 @@ def bars_frame(frame: pd.DataFrame) -> pd.DataFrame:
     return bars
 
 
+_ACTION_TYPES = {"symbol": str, "timestamp": "datetime64[ns]", "kind": str, "value": "float64"}
+_NO_ACTIONS = pd.DataFrame(columns=ACTION_COLUMNS).astype(_ACTION_TYPES)
+
+
 def actions_frame(rows: list[tuple] | pd.DataFrame = ()) -> pd.DataFrame:
     """Corporate actions as columns symbol, timestamp, kind ('split' | 'dividend'), value, sorted by symbol and date."""
-    frame = pd.DataFrame(rows, columns=ACTION_COLUMNS) if len(rows) else pd.DataFrame(columns=ACTION_COLUMNS)
-    typed = frame.astype({"symbol": str, "timestamp": "datetime64[ns]", "kind": str, "value": "float64"})
+    if not len(rows):
+        return _NO_ACTIONS.copy()
+    typed = pd.DataFrame(rows, columns=ACTION_COLUMNS).astype(_ACTION_TYPES)
     return typed.sort_values(["symbol", "timestamp", "kind"], ignore_index=True)
 
 # %% ../nbs/01a_prices.ipynb #338dd213

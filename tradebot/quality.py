@@ -32,7 +32,12 @@ ISSUE_TYPES = {
 }
 
 
+_NO_ISSUES = pd.DataFrame(columns=list(ISSUE_TYPES)).astype(ISSUE_TYPES)
+
+
 def _issues(rows: list[tuple]) -> pd.DataFrame:
+    if not rows:  # the usual page; converting an empty frame costs as much as checking a thousand bars
+        return _NO_ISSUES.copy()
     frame = pd.DataFrame(rows, columns=list(ISSUE_TYPES)).astype(ISSUE_TYPES)
     return frame.sort_values("timestamp", kind="stable", ignore_index=True)
 

@@ -12,13 +12,13 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from .config import Config, UserError
@@ -135,15 +135,19 @@ def _one_line(text: Any) -> str:
     return " ".join(str(text).split())
 
 
-def _redact(folder: Path, hidden: list[str]) -> None:
-    "Replace secrets in the folder's text files, as they are and as JSON writes them."
-    words = {form for secret in hidden for form in (secret, json.dumps(secret)[1:-1])}
+def _hide(text: str, secrets: list[str]) -> str:
+    "The text with secrets replaced, as they are and as JSON writes them."
+    for secret in secrets:
+        text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
+    return text
+
+
+def _redact(folder: Path, secrets: list[str]) -> None:
+    "Replace secrets in the folder's text files."
     for path in folder.iterdir():
-        if words and path.suffix in (".ipynb", ".html", ".json", ".csv", ".txt"):
-            text = original = path.read_text(encoding="utf-8")
-            for word in words:
-                text = text.replace(word, "***")
-            if text != original:
+        if secrets and path.suffix in (".ipynb", ".html", ".json", ".csv", ".txt"):
+            original = path.read_text(encoding="utf-8")
+            if (text := _hide(original, secrets)) != original:
                 path.write_text(text, encoding="utf-8")
 
 
@@ -232,9 +236,7 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
     parameters = check_parameters(notebook, given)
     started = _utc_now()
     reap(store, config.reports, started)
-    run_id = (
-        f"{started:%Y%m%dT%H%M%S}-{re.sub(r'[^a-z0-9]+', '-', notebook.stem.lower())}-{secrets.token_hex(2)}"
-    )
+    run_id = f"{started:%Y%m%dT%H%M%S}-{re.sub(r'[^a-z0-9]+', '-', notebook.stem.lower())}-{token_hex(2)}"
     if "run" in read_parameters(notebook):
         parameters["run"] = run_id
     record = {
@@ -253,7 +255,7 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
         store.write_run(**record)
         error = "interrupted"
         try:
-            error = _execute(notebook, parameters, folder, config.home)
+            error = _hide(_execute(notebook, parameters, folder, config.home), config.secrets)
         finally:
             published = config.reports / (f"{run_id}-failed" if error else run_id)
             summary = _publish(folder, published, config.secrets)
@@ -261,10 +263,10 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
     return Run(run_id, not error, published, summary, error)
 
 
-def _publish(folder: Path, published: Path, hidden: list[str]) -> str:
+def _publish(folder: Path, published: Path, secrets: list[str]) -> str:
     "Redact, make the page, and move the folder to its public name; the summary of its notebook."
     notebook = folder / "notebook.ipynb"
-    _redact(folder, hidden)
+    _redact(folder, secrets)
     if notebook.exists():
         write_html(notebook)
     summary = _summary(notebook)

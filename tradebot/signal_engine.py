@@ -260,14 +260,17 @@ def _symbol_signals(
         edges[is_buy] &= permitted
     buys, sells = edges[is_buy].any(axis=0), edges[~is_buy].any(axis=0)
     signals, conflicts = [], []
-    for row in np.flatnonzero(buys | sells):
+    rows = np.flatnonzero(buys | sells)
+    moments, prices = bars.index[rows], traded[rows].tolist()
+    values = {alias: bars[alias].to_numpy()[rows].tolist() for alias in aliases}
+    for place, row in enumerate(rows):
         fired = " + ".join(name for name, edge in zip(names, edges[:, row], strict=True) if edge)
         if buys[row] and sells[row]:
-            conflicts.append((symbol, bars.index[row], fired))
+            conflicts.append((symbol, moments[place], fired))
             continue
-        values = {alias: float(bars[alias].iloc[row]) for alias in aliases}
-        details = {"price": float(traded[row]), "rule": fired, **values}
-        signals.append((symbol, bars.index[row], "buy" if buys[row] else "sell", details))
+        known = {alias: column[place] for alias, column in values.items()}
+        details = {"price": prices[place], "rule": fired, **known}
+        signals.append((symbol, moments[place], "buy" if buys[row] else "sell", details))
     return signals, conflicts
 
 # %% ../nbs/05_signal_engine.ipynb #d9934a4f

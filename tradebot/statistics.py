@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRADING_DAYS', 'SHORTEST_YEAR', 'MONTHS', 'TRIP_COLUMNS', 'Backtest', 'session_returns', 'underwater', 'Drawdown',
-           'worst_drawdown', 'Performance', 'performance', 'monthly_returns', 'buy_and_hold', 'unexplained_cash',
-           'round_trips', 'reconcile', 'Trading', 'trading', 'signal_outcomes']
+           'worst_drawdown', 'Performance', 'performance', 'monthly_returns', 'buy_and_hold', 'round_trips',
+           'reconcile', 'Trading', 'trading', 'signal_outcomes']
 
 # %% ../nbs/09a_statistics.ipynb #874c26cf
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +38,10 @@ class Backtest(Protocol):
     @property
     def dividends(self) -> pd.DataFrame:
         """Columns timestamp, symbol, amount: the cash received."""
+
+    @property
+    def cash_in_lieu(self) -> pd.DataFrame:
+        """Columns timestamp, symbol, amount: the cash received for fractions of shares that splits left."""
 
     @property
     def signals(self) -> pd.DataFrame:
@@ -188,76 +191,54 @@ class _Trip:
         else:
             self.held, self.sold = self.held - quantity, self.sold + quantity
             self.proceeds += quantity * price
+        self._close_if_flat(timestamp)
+
+    def split(self, timestamp: pd.Timestamp, ratio: float) -> None:
+        self.held, self.splits = float(math.floor(round(self.held * ratio, 9))), self.splits * ratio
+        self.bought, self.sold = self.bought * ratio, self.sold * ratio
+        self._close_if_flat(timestamp)
+
+    def _close_if_flat(self, timestamp: pd.Timestamp) -> None:
         if self.held < 1e-9:
             self.held, self.closed = 0.0, timestamp
 
-    def split(self, ratio: float) -> float:
-        """Multiplies the shares and returns the fraction of a share that is paid out."""
-        exact = round(self.held * ratio, 9)
-        self.held, self.splits = float(math.floor(exact)), self.splits * ratio
-        self.bought, self.sold = self.bought * ratio, self.sold * ratio
-        return exact - self.held
-
 # %% ../nbs/09a_statistics.ipynb #f4659925
-def _events(fills: pd.DataFrame, dividends: pd.DataFrame, splits: pd.DataFrame) -> list[tuple]:
+def _events(result: Backtest, splits: pd.DataFrame) -> list[tuple]:
     """(day, order within it, timestamp, symbol, what, numbers) of all that happens to positions, in the order it does."""
     columns = zip(
-        *(fills[name] for name in ("timestamp", "symbol", "side", "quantity", "price")), strict=True
+        *(result.fills[name] for name in ("timestamp", "symbol", "side", "quantity", "price")), strict=True
     )
     events = [
-        (t.normalize(), 2, t, symbol, side, (quantity, price)) for t, symbol, side, quantity, price in columns
+        (t.normalize(), 3, t, symbol, side, (quantity, price)) for t, symbol, side, quantity, price in columns
     ]
-    for order, what, frame, value in ((0, "split", splits, "value"), (1, "dividend", dividends, "amount")):
+    others = (
+        ("split", splits, "value"),
+        ("in_lieu", result.cash_in_lieu, "amount"),
+        ("dividends", result.dividends, "amount"),
+    )
+    for order, (what, frame, value) in enumerate(others):
         rows = zip(frame["timestamp"], frame["symbol"], frame[value], strict=True)
         events += [(t.normalize(), order, t, symbol, what, (amount,)) for t, symbol, amount in rows]
     return sorted(events, key=lambda event: event[:3])
 
 
-def unexplained_cash(result: Backtest) -> pd.Series:
-    """Change in cash of each session, in dollars, that neither fills nor dividends explain; indexed by date."""
-    fills, dividends = result.fills, result.dividends
-    spent = fills["quantity"] * fills["price"] * np.where(fills["side"] == "buy", 1.0, -1.0)
-    flows = pd.concat(
-        [
-            pd.Series(-spent.to_numpy(dtype=float), pd.DatetimeIndex(fills["timestamp"])),
-            pd.Series(dividends["amount"].to_numpy(dtype=float), pd.DatetimeIndex(dividends["timestamp"])),
-        ]
-    )
-    cash = result.sessions["cash"].set_axis(result.sessions.index.normalize())
-    explained = flows.groupby(flows.index.normalize()).sum().reindex(cash.index, fill_value=0.0)
-    return (cash.diff().fillna(cash.iloc[0] - result.capital) - explained).round(6)
-
-# %% ../nbs/09a_statistics.ipynb #ec364f41
-def _pay_in_lieu(fractions: list[tuple], result: Backtest) -> None:
-    """Adds to each trip of (day, trip, fraction of a share) its part of the cash that its day's splits paid out."""
-    if not fractions:
-        return
-    cash, prices = unexplained_cash(result), result.positions["price"]
-    worth = [fraction * prices.get((day, trip.symbol), 1.0) for day, trip, fraction in fractions]
-    for (day, trip, _), value in zip(fractions, worth, strict=True):
-        of_day = sum(other for (date, *_), other in zip(fractions, worth, strict=True) if date == day)
-        trip.in_lieu += cash.get(day, 0.0) * value / of_day
-
-
-def _walk(result: Backtest, actions: pd.DataFrame) -> Iterator[_Trip]:
+def _walk(result: Backtest, actions: pd.DataFrame) -> list[_Trip]:
     """Every round trip, closed or open, in the order of opening."""
     latest: dict[str, _Trip] = {}
-    trips, fractions = [], []
-    splits = actions[actions["kind"] == "split"]
-    for day, _, timestamp, symbol, what, numbers in _events(result.fills, result.dividends, splits):
+    trips = []
+    for _, _, timestamp, symbol, what, numbers in _events(result, actions[actions["kind"] == "split"]):
         trip = latest.get(symbol)
         if what in ("buy", "sell"):
             if trip is None or trip.closed is not None:
                 trip = latest[symbol] = _Trip(symbol, timestamp)
                 trips.append(trip)
             trip.fill(timestamp, what, *numbers)
-        elif what == "dividend" and trip is not None:
-            trip.dividends += numbers[0]
-        elif what == "split" and trip is not None and trip.closed is None:
-            fraction = trip.split(*numbers)
-            fractions += [(day, trip, fraction)] if fraction > 1e-9 else []
-    _pay_in_lieu(fractions, result)
-    yield from trips
+        elif trip is not None and what == "split":
+            if trip.closed is None:
+                trip.split(timestamp, *numbers)
+        elif trip is not None:
+            setattr(trip, what, getattr(trip, what) + numbers[0])
+    return trips
 
 
 def round_trips(result: Backtest, actions: pd.DataFrame) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def _by_session(actions: pd.DataFrame, sessions: pd.DatetimeIndex, symbols: list
     known = actions[actions["symbol"].isin(symbols) & actions["timestamp"].between(sessions[0], sessions[-1])]
     # "split" sorts after "dividend": descending, a dividend meets the split of its day.
     for action in known.sort_values("kind", ascending=False).itertuples():
-        row, column = sessions.searchsorted(action.timestamp), symbols.index(action.symbol)
+        row, column = int(sessions.searchsorted(action.timestamp)), symbols.index(action.symbol)
         split = splits.setdefault(row, {})
         if action.kind == "split":
             split[column] = split.get(column, 1.0) * action.value
