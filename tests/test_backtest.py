@@ -367,7 +367,7 @@ def test_ranges_start_anew_and_compare_side_by_side():
     assert table.index.tolist() == ["2024-01-02 to 2024-01-04", "2024-01-04 to 2024-01-08"]
     assert table["total return"].tolist() == [1.0, -0.5]
     assert table["max drawdown"].tolist() == [0.0, -0.5]
-    assert table["trades"].tolist() == [1, 1]
+    assert table["fills"].tolist() == [1, 1]
     assert table["lowest cash"].tolist() == [0.0, 0.0]
 
 

@@ -322,21 +322,18 @@ def _dates(portal: "ArrayPortal", moments: list[pd.Timestamp]) -> pd.DatetimeInd
 
 # %% ../nbs/08_backtest.ipynb #67b7b24a
 def compare(results: Iterable[Result]) -> pd.DataFrame:
-    """A row a result, labelled by its range: returns and ratios as fractions, lowest cash in dollars.
-
-    empyrical's formulas, over 252 sessions a year and a risk-free rate of zero; trades counts fills, exposure is the mean.
-    """
-    import empyrical
+    """A row a result, labelled by its range: returns and ratios as fractions, mean exposure, lowest cash in dollars."""
+    from tradebot.statistics import performance
 
     rows = {}
     for result in results:
-        returns = result.sessions["returns"]
+        figures = performance(result.sessions["equity"], result.capital)
         rows[f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}"] = {
-            "total return": empyrical.cum_returns_final(returns),
-            "CAGR": empyrical.cagr(returns),
-            "max drawdown": empyrical.max_drawdown(returns),
-            "Sharpe": empyrical.sharpe_ratio(returns),
-            "trades": len(result.fills),
+            "total return": figures.total_return,
+            "CAGR": figures.cagr,
+            "max drawdown": figures.drawdown.depth if figures.drawdown else 0.0,
+            "Sharpe": figures.sharpe,
+            "fills": len(result.fills),
             "exposure": result.sessions["exposure"].mean(),
             "lowest cash": result.lowest_cash,
         }

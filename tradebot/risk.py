@@ -27,9 +27,9 @@ def _on_tick(price: float, rounding) -> float:
 # %% ../nbs/06_risk.ipynb #a1a91360
 def shares_to_buy(free_cash: float, limit: float) -> int:
     """Whole shares that `free_cash` dollars pay for at the limit: floor(free cash / limit), never below zero."""
-    shares = math.floor(free_cash / limit)
-    # The quotient of two floats can round up to the next whole number; the product is what is spent.
-    return max(0, shares if shares * limit <= free_cash else shares - 1)
+    # Dollars and cents are rarely exact in binary; a millionth of a dollar must not decide about a share.
+    shares = math.floor(round(free_cash / limit, 9))
+    return max(0, shares if shares * limit <= free_cash + 1e-6 else shares - 1)
 
 # %% ../nbs/06_risk.ipynb #04aa5718
 def scale_order(shares: int, limit: float | None, ratio: float) -> tuple[int, float | None]:

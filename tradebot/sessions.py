@@ -24,12 +24,14 @@ def exchange_calendar(
     """The calendar of an exchange by its ISO 10383 code, from `first` to `last` (a year ahead of today by default)."""
     import exchange_calendars
 
-    try:
-        return exchange_calendars.get_calendar(name, start=first, end=last)
-    except exchange_calendars.errors.InvalidCalendarName:
+    if name not in exchange_calendars.get_calendar_names():
         raise UserError(
             f"[data] calendar = {name}: no such exchange; XNYS is New York, XLON London, XTKS Tokyo"
-        ) from None
+        )
+    try:
+        return exchange_calendars.get_calendar(name, start=first, end=last)
+    except ValueError:  # some calendars, Tokyo's for one, begin later than `first`
+        return exchange_calendars.get_calendar(name, end=last)
 
 
 def sessions_between(start: pd.Timestamp, end: pd.Timestamp, calendar: str = "XNYS") -> pd.DatetimeIndex:
