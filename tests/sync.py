@@ -18,7 +18,9 @@ def files(root: Path) -> dict[str, bytes]:
     """Contents of the package's modules and of the notebooks, by path."""
     found = [*root.glob("tradebot/**/*.py"), *root.glob("nbs/**/*.ipynb")]
     return {
-        str(path.relative_to(root)): path.read_bytes() for path in found if ".ipynb_checkpoints" not in path.parts
+        str(path.relative_to(root)): path.read_bytes()
+        for path in found
+        if ".ipynb_checkpoints" not in path.parts
     }
 
 
@@ -26,7 +28,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("nbs", "tradebot"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
+            shutil.copytree(
+                ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*")
+            )
         shutil.copy(ROOT / "pyproject.toml", copy)
         for path in copy.glob("tradebot/**/*.py"):
             if GENERATED in path.read_text(encoding="utf-8") or path.name == "_modidx.py":
