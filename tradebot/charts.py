@@ -199,7 +199,7 @@ def time_figures(sessions: pd.DataFrame, benchmark: pd.Series | None, capital: f
     figures = {
         "equity": _time_figure("equity", 290, time, money, "0,0"),
         "drawdown": _time_figure("drawdown", 120, time, (depth, 0.0), "0%"),
-        "overview": _overview("overview", ends, money, time),
+        "overview": _overview("overview", ends, _bounds(data["equity"]), time),
         "exposure": _time_figure("exposure", 120, time, (0.0, 1.05), "0%"),
         "cash": _time_figure("cash", 150, time, (min(0.0, float(data["cash"].min())), most_cash), "0,0"),
     }
@@ -258,7 +258,7 @@ def _source(name: str, columns: list[str]) -> "ColumnDataSource":
 
 
 def candle_figures() -> dict[str, "Figure"]:
-    """The empty figures candles and candles-overview; the sources rising, falling, candles, buys, sells, splits await data."""
+    """The empty figures candles and candles-overview; the sources rising, falling, candle-rows, buys, sells, splits await data."""
     from bokeh.models import FixedTicker, Range1d
 
     window = Range1d(0.0, 1.0, name="candles-x")
@@ -268,9 +268,9 @@ def candle_figures() -> dict[str, "Figure"]:
     for name in ("rising", "falling"):
         source = _source(name, CANDLE_COLUMNS)
         _paint(plot.segment("i", "low", "i", "high", source=source, line_width=1).glyph, line_color=name)
-        body = plot.vbar("i", 0.66, "close", "open", source=source, line_width=1).glyph
-        _paint(body, fill_color=name, line_color=name)
-    candles = _source("candles", [*CANDLE_COLUMNS, "date", "traded", "note"])
+        # Without an outline: Bokeh squeezes the bars beside the window onto its edges, where an outline would show.
+        _paint(plot.vbar("i", 0.66, "close", "open", source=source, line_color=None).glyph, fill_color=name)
+    candles = _source("candle-rows", [*CANDLE_COLUMNS, "date", "traded", "note"])
     for name, marker in (("buys", "triangle"), ("sells", "inverted_triangle")):
         glyph = plot.scatter(
             "i", "y", source=_source(name, ["i", "y"]), marker=marker, size=11, line_width=1

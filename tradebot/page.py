@@ -138,15 +138,15 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 FONT;
   font-variant-numeric: tabular-nums lining-nums; }
-header, main, footer { max-width: 1240px; margin: 0 auto; padding: 0 28px; }
+header, main { max-width: 1240px; margin: 0 auto; padding: 0 28px; }
 header { display: flex; gap: 16px; align-items: flex-start; justify-content: space-between; padding-top: 26px; }
 h1 { font-size: 25px; line-height: 1.2; font-weight: 650; letter-spacing: -0.015em; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 16px; font-weight: 650; margin: 0; }
 h3 { font-size: 14px; font-weight: 600; margin: 22px 0 6px; }
 p { margin: 6px 0; max-width: 78ch; overflow-wrap: anywhere; }
-.muted, .sub, .vs, figcaption, footer { color: var(--muted); }
+.muted, .sub, .vs, figcaption { color: var(--muted); }
 .sub { margin: 5px 0 0; }
-.small, footer, figcaption { font-size: 13px; }
+.small, figcaption { font-size: 13px; }
 section { margin-top: 38px; }
 .bar { display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: center; min-height: 32px; }
 .bar > :last-child:not(h2) { margin-left: auto; }
@@ -158,7 +158,7 @@ button, select { font: inherit; font-size: 13px; color: inherit; background: var
   border-radius: 6px; padding: 4px 10px; min-height: 30px; cursor: pointer; }
 button:hover, select:hover { border-color: var(--muted); }
 :focus-visible { outline: 2px solid var(--strategy); outline-offset: 2px; }
-.ranges { display: inline-flex; gap: 6px; }
+.ranges { display: inline-flex; gap: 6px; align-items: center; }
 .headline { display: grid; grid-template-columns: repeat(5, 1fr); gap: 1px; margin: 20px 0 0; background: var(--line);
   border-block: 1px solid var(--line); }
 .headline div { background: var(--page); padding: 11px 16px 12px 0; min-width: 0; }
@@ -208,14 +208,14 @@ summary h2 { display: inline; }
 :root[data-theme=dark] .plates img { filter: invert(0.91) hue-rotate(180deg); }
 .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 24px; margin: 10px 0; font-size: 13.5px; }
 .facts dd { font-size: inherit; font-weight: 400; letter-spacing: 0; line-height: 1.5; overflow-wrap: anywhere; }
-footer { padding-block: 34px 44px; }
+main { padding-bottom: 44px; }
 @media (max-width: 900px) {
   .headline { grid-template-columns: repeat(2, 1fr); }
   .headline div:not(:nth-child(5n + 1)) { padding-left: 0; }
   .headline div:nth-child(2n) { padding-left: 16px; }
 }
 @media (max-width: 600px) {
-  header, main, footer { padding-inline: 16px; }
+  header, main { padding-inline: 16px; }
   header { padding-top: 18px; }
   h1 { font-size: 21px; }
   .bar > :last-child:not(h2) { margin-left: 0; }
@@ -225,7 +225,7 @@ footer { padding-block: 34px 44px; }
 @media print {
   @page { margin: 14mm; }
   body { font-size: 11px; }
-  header, main, footer { max-width: none; padding-inline: 0; }
+  header, main { max-width: none; padding-inline: 0; }
   button, select, label, .ranges, .screen { display: none !important; }
   tbody button { display: inline !important; color: inherit; }
   thead button { display: inline !important; }
@@ -387,7 +387,7 @@ function showSymbol(charts, symbol, first, last) {
   set("rising", pick(all.filter((i) => data.close[i] >= data.open[i])));
   set("falling", pick(all.filter((i) => data.close[i] < data.open[i])));
   const traded = all.map((i) => money.format(data.close[i] * divisorAt(data.steps, i)));
-  set("candles", { ...pick(all), date: data.days.map((day) => longDate.format(utc(day))), note: notes(data), traded });
+  set("candle-rows", { ...pick(all), date: data.days.map((day) => longDate.format(utc(day))), note: notes(data), traded });
   Object.assign(shown, { symbol, data });
   const [low, high] = extent([data.low, data.high], 0, n - 1);
   charts.get_model_by_name("candles-overview-x").setv({ start: -1, end: n });

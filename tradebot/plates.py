@@ -63,6 +63,7 @@ def _picture(plot: Callable[["Axes"], object], width: float = 6.6, height: float
     axes = figure.subplots()
     plot(axes)
     axes.set_title("")
+    axes.set_xlabel("")
     axes.tick_params(axis="x", which="major", bottom=True, labelbottom=True)
     file = io.BytesIO()
     figure.savefig(file, format="webp", dpi=144, pil_kwargs={"quality": 62, "method": 4})
