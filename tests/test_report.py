@@ -171,7 +171,7 @@ def test_an_odd_result_still_gives_a_page(tmp_path: Path, kind: str, signals: pd
 def test_of_very_many_symbols_the_most_traded_are_charted_and_the_rest_counted(
     sample, tmp_path: Path
 ) -> None:
-    bars, actions = sample
+    bars, _ = sample
     ibm = bars.loc["IBM"].reset_index()
     many = bars_frame(pd.concat([ibm.assign(symbol=f"S{n:02d}") for n in range(20)]))
     signals = signals_of(("S17", "2010-01-04", "buy"), ("S17", "2010-03-01", "sell"))
