@@ -48,7 +48,7 @@ lint: setup ## ruff on the package, notebooks, tests and benchmarks
 	@$(BIN)/ruff check --quiet --select F821 tradebot
 
 lessons: setup ## run every notebook's cells
-	@$(BIN)/nbdev-test --n_workers 2
+	@$(BIN)/nbdev-test --n-workers 2
 
 pytest: setup ## contracts, properties, faults, parity, browser
 	@$(BIN)/python -m pytest

@@ -82,13 +82,22 @@ def straightforward(folder: Path, symbols: list[str], url: str) -> int:
             before = None
             for moment, row in frame[names].dropna().iterrows():
                 if before is not None:
-                    buy = (row.sma_20 > row.ema_50 and before.sma_20 <= before.ema_50) or row.rsi_14 < 30 <= before.rsi_14
-                    sell = (row.sma_20 < row.ema_50 and before.sma_20 >= before.ema_50) or row.rsi_14 > 70 >= before.rsi_14
+                    buy = (
+                        row.sma_20 > row.ema_50 and before.sma_20 <= before.ema_50
+                    ) or row.rsi_14 < 30 <= before.rsi_14
+                    sell = (
+                        row.sma_20 < row.ema_50 and before.sma_20 >= before.ema_50
+                    ) or row.rsi_14 > 70 >= before.rsi_14
                     if buy != sell:
                         side = "buy" if buy else "sell"
                         details = json.loads(row.to_json())
                         session.add(
-                            Signal(symbol=symbol, timestamp=moment.to_pydatetime(), signal_type=side, details=details)
+                            Signal(
+                                symbol=symbol,
+                                timestamp=moment.to_pydatetime(),
+                                signal_type=side,
+                                details=details,
+                            )
                         )
                         count += 1
                 before = row

@@ -268,8 +268,8 @@ def candle_figures() -> dict[str, "Figure"]:
     for name in ("rising", "falling"):
         source = _source(name, CANDLE_COLUMNS)
         _paint(plot.segment("i", "low", "i", "high", source=source, line_width=1).glyph, line_color=name)
-        # Without an outline: Bokeh squeezes the bars beside the window onto its edges, where an outline would show.
-        _paint(plot.vbar("i", 0.66, "close", "open", source=source, line_color=None).glyph, fill_color=name)
+        body = plot.vbar("i", 0.66, "close", "open", source=source, line_width=1).glyph
+        _paint(body, fill_color=name, line_color=name)
     candles = _source("candle-rows", [*CANDLE_COLUMNS, "date", "traded", "note"])
     for name, marker in (("buys", "triangle"), ("sells", "inverted_triangle")):
         glyph = plot.scatter(

@@ -380,14 +380,13 @@ function notes(data) {
   return note;
 }
 
+const pick = (data, rows) => ({ i: rows, ...Object.fromEntries(["open", "high", "low", "close"].map((c) => [c, rows.map((i) => data[c][i])])) });
+
 function showSymbol(charts, symbol, first, last) {
   const data = JSON_PAYLOAD.candles[symbol], n = data.days.length, all = [...data.days.keys()];
   const set = (name, columns) => { charts.get_model_by_name(name).data = columns; };
-  const pick = (rows) => ({ i: rows, ...Object.fromEntries(["open", "high", "low", "close"].map((c) => [c, rows.map((i) => data[c][i])])) });
-  set("rising", pick(all.filter((i) => data.close[i] >= data.open[i])));
-  set("falling", pick(all.filter((i) => data.close[i] < data.open[i])));
   const traded = all.map((i) => money.format(data.close[i] * divisorAt(data.steps, i)));
-  set("candle-rows", { ...pick(all), date: data.days.map((day) => longDate.format(utc(day))), note: notes(data), traded });
+  set("candle-rows", { ...pick(data, all), date: data.days.map((day) => longDate.format(utc(day))), note: notes(data), traded });
   Object.assign(shown, { symbol, data });
   const [low, high] = extent([data.low, data.high], 0, n - 1);
   charts.get_model_by_name("candles-overview-x").setv({ start: -1, end: n });
@@ -402,6 +401,10 @@ function fitCandles(charts) {
   const first = Math.max(Math.ceil(window.start), 0), last = Math.min(Math.floor(window.end), data.days.length - 1);
   const [low, high] = extent([data.low, data.high], first, last), span = Math.max(high - low, 0.01);
   fit(charts.get_model_by_name("candles-y"), low, high, 0.1, 0.1);
+  // Only what is in the window: Bokeh squeezes bars beside it onto its edges.
+  const rows = Array.from({ length: last - first + 1 }, (_, k) => first + k);
+  charts.get_model_by_name("rising").data = pick(data, rows.filter((i) => data.close[i] >= data.open[i]));
+  charts.get_model_by_name("falling").data = pick(data, rows.filter((i) => data.close[i] < data.open[i]));
   const marks = (side, y) => {
     const rows = data.fills.filter((fill) => fill[1] === side).map((fill) => fill[0]);
     return { i: rows, y: rows.map(y) };

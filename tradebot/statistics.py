@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import pandas as pd
 
 from .prices import adjust
