@@ -82,6 +82,12 @@ def test_lists_may_hold_calls_with_commas(tmp_path: Path) -> None:
     assert load_config(tmp_path, {}).indicators.features == ("sma(20)", "macd(12, 26, 9)", "rsi(14)")
 
 
+def test_a_comment_may_stand_behind_a_value(tmp_path: Path) -> None:
+    (tmp_path / "settings.ini").write_text("[data]\nprovider = csv  ; a folder\nuniverse = IBM  # one\n")
+    config = load_config(tmp_path, {})
+    assert (config.data.provider, config.data.universe) == ("csv", ("IBM",))
+
+
 def test_further_keys_of_the_strategy_are_its_parameters(tmp_path: Path) -> None:
     (tmp_path / "settings.ini").write_text("[strategy]\nname = crossover\nsma = 10\noversold = 25.5\n")
     assert load_config(tmp_path, {}).strategy.parameters == {"sma": 10, "oversold": 25.5}

@@ -186,7 +186,7 @@ SECTIONS = ("data", "indicators", "strategy", "risk")
 
 def _read_ini(path: Path) -> dict[str, dict[str, str]]:
     "Sections of settings.ini; a missing file is an empty one."
-    parser = configparser.ConfigParser(interpolation=None)
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
     try:
         parser.read(path, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError) as error:

@@ -154,7 +154,7 @@ section { margin-top: 38px; }
 .key::before { content: ""; width: 16px; height: 0; border-top: 2.5px solid var(--c); }
 .key.up::before, .key.down::before { width: 0; border: 5px solid transparent; border-bottom: 9px solid var(--c); border-top: 0; }
 .key.down::before { border-bottom: 0; border-top: 9px solid var(--c); }
-button, select { font: inherit; font-size: 13px; color: inherit; background: var(--page); border: 1px solid var(--line);
+button, select { white-space: nowrap; font: inherit; font-size: 13px; color: inherit; background: var(--page); border: 1px solid var(--line);
   border-radius: 6px; padding: 4px 10px; min-height: 30px; cursor: pointer; }
 button:hover, select:hover { border-color: var(--muted); }
 :focus-visible { outline: 2px solid var(--strategy); outline-offset: 2px; }

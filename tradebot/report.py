@@ -138,16 +138,20 @@ def _ranges(sheet: _Sheet) -> Html:
     )
 
 
+def _chart(label: str, element: str, name: str = "") -> str:
+    return f'<figure class="chart"{f' id="{name}"' if name else ""} role="img" aria-label="{text(label)}">{element}</figure>'
+
+
 def _over_time(sheet: _Sheet, elements: Mapping[str, str]) -> str:
     ends = f"from {dollars(sheet.result.capital)} to {dollars(sheet.strategy.end_equity)}"
     keys = _key("Strategy", "strategy") + (
         _key("Buy and hold", "benchmark") if sheet.benchmark is not None else ""
     )
     return (
-        f'<section id="equity"><div class="bar"><h2>Equity</h2>{keys}{_ranges(sheet)}</div>'
-        f'<figure aria-label="Equity over time, {ends}"><div class="chart">{elements["equity"]}</div></figure>'
-        f'<div class="bar"><h2>Drawdown</h2></div><figure aria-label="Drawdown over time, {_fall(sheet.strategy)[0]} at worst">'
-        f'<div class="chart">{elements["drawdown"]}{elements["overview"]}</div></figure>'
+        f'<section id="equity"><div class="bar"><h2>Equity and drawdown</h2>{keys}{_ranges(sheet)}</div>'
+        f"{_chart(f'Equity over time, {ends}', elements['equity'])}"
+        f"{_chart(f'Drawdown over time, {_fall(sheet.strategy)[0]} at worst', elements['drawdown'])}"
+        f"{_chart('Drag to choose a range', elements['overview'])}"
         f'<p class="small muted">{text(_benchmark_line(sheet))}</p></section>'
     )
 
@@ -172,12 +176,10 @@ def _months(sheet: _Sheet) -> str:
 
 def _exposure(sheet: _Sheet, elements: Mapping[str, str]) -> str:
     cash = sheet.result.sessions["cash"]
-    lowest = f"Lowest cash at a close: {dollars(cash.min(), 2)} on {date(cash.idxmin())}."
+    lowest = f"Lowest cash at any close: {dollars(cash.min(), 2)}, on {date(cash.idxmin())}."
     return (
-        '<section id="cash"><div class="bar"><h2>Exposure</h2></div>'
-        f'<figure aria-label="Exposure over time"><div class="chart">{elements["exposure"]}</div></figure>'
-        f'<div class="bar"><h2>Cash</h2></div><p class="sub small">{text(lowest)}</p>'
-        f'<figure aria-label="Cash over time"><div class="chart">{elements["cash"]}</div></figure></section>'
+        f'<section id="cash"><h2>Exposure and cash</h2><p class="sub">{text(lowest)}</p>'
+        f"{_chart('Exposure over time', elements['exposure'])}{_chart('Cash over time', elements['cash'])}</section>"
     )
 
 # %% ../nbs/09_report.ipynb #ec8c5bf4
@@ -194,32 +196,25 @@ def _candles(sheet: _Sheet) -> dict[str, Any]:
     return chosen
 
 
-def _chooser(symbols: list[str], counts: Mapping[str, int]) -> str:
-    options = "".join(
-        f'<option value="{text(symbol)}"{" selected" if i == 0 else ""}>{text(symbol)} · {counts.get(symbol, 0)} fills</option>'
-        for i, symbol in enumerate(symbols)
-    )
+def _chooser(symbols: list[str]) -> str:
+    options = "".join(f"<option>{text(symbol)}</option>" for symbol in symbols)
     return (
-        f'<span class="ranges"><label class="small muted" for="symbol">Symbol</label> <select id="symbol">{options}</select>'
-        '<button type="button" id="all-candles">All</button></span>'
+        f'<span class="ranges"><label class="small muted" for="symbol">Symbol</label><select id="symbol">{options}</select>'
+        '<button type="button" id="all-candles">All years</button></span>'
     )
 
 
 def _trades(sheet: _Sheet, elements: Mapping[str, str], symbols: list[str]) -> str:
     if not symbols:
         return '<section id="trades"><h2>Trades</h2><p>There are no bars to draw.</p></section>'
-    counts = sheet.result.fills["symbol"].value_counts()
-    missing = counts.index.difference(symbols)
-    total = sheet.bars.index.get_level_values("symbol").nunique()
-    rest = f" The {len(symbols)} most traded of {total} symbols are drawn" if len(symbols) < total else ""
-    rest += f", without {len(missing)} that were traded." if rest and len(missing) else "." if rest else ""
+    left = sheet.bars.index.get_level_values("symbol").nunique() - len(symbols)
+    rest = f" {left} more symbols, the least traded, are not charted." if left else ""
     return (
         f'<section id="trades"><div class="bar"><h2>Trades</h2>{_key("Buy", "buys", "up")}{_key("Sell", "sells", "down")}'
-        f"{_chooser(symbols, counts)}</div>"
-        '<figure aria-label="Candlesticks of the chosen symbol with its trades"><div class="chart" id="candles">'
-        f"{elements['candles']}{elements['candles-overview']}</div></figure>"
-        '<p class="small muted">Prices as traded, those before a split divided by its ratio; one candle a session.'
-        f"{text(rest)}</p></section>"
+        f"{_chooser(symbols)}</div>{_chart('Candlesticks with buys and sells', elements['candles'], 'candles')}"
+        f"{_chart('Drag to choose a range', elements['candles-overview'])}"
+        f'<p class="small muted">Prices as traded, made continuous over splits; one candle a session.{text(rest)}</p>'
+        f"{_round_trips(sheet)}</section>"
     )
 
 # %% ../nbs/09_report.ipynb #4c121dcf
@@ -237,17 +232,15 @@ def _trip_row(trip: Any, charted: set[str]) -> list:
             f'<button type="button" data-symbol="{name}" data-from="{span[0]}" data-to="{span[1]}"'
             f' aria-label="{text(label)}">{name}</button>'
         )
-    extra = trip.dividends + trip.in_lieu
+    income = trip.dividends + trip.in_lieu
     return [
         name,
         date(trip.opened),
         last,
-        (f"{trip.days:,}", trip.days),
         (quantity(trip.quantity), trip.quantity),
         (number(trip.entry), trip.entry),
         (number(trip.exit), trip.exit),
-        ("" if trip.splits == 1 else f"{trip.splits:g} for 1", trip.splits),
-        (number(extra) if extra else "", extra),
+        (number(income) if income else "", income),
         (number(trip.pnl), trip.pnl),
         (percent(trip.return_), trip.return_),
     ]
@@ -259,35 +252,28 @@ def _trip_table(sheet: _Sheet) -> Html:
         trips = trips.loc[trips["pnl"].abs().nlargest(MOST_TRIPS).index.sort_values()]
     charted = set(sheet.charted)
     rows = [_trip_row(trip, charted) for trip in trips.rename(columns={"return": "return_"}).itertuples()]
-    columns = [
-        "Symbol",
-        "Opened",
-        "Closed",
-        "Days",
-        "Shares",
-        "Entry",
-        "Exit",
-        "Splits",
-        "Income",
-        "P&L, $",
-        "Return",
-    ]
+    columns = ["Symbol", "Opened", "Closed", "Shares", "Entry", "Exit", "Dividends", "Profit", "Return"]
     return table("Round trips", columns, rows, sortable=True)
 
 
 def _round_trips(sheet: _Sheet) -> str:
     if sheet.trips.empty:
-        return '<section id="round-trips"><h2>Round trips</h2><p>Nothing was bought.</p></section>'
+        return "<p>Nothing was bought.</p>"
     cut = ""
     if len(sheet.trips) > MOST_TRIPS:
         cut = f" The table shows the {MOST_TRIPS} that moved the account most of {len(sheet.trips):,}; the sums are of all."
     return (
-        f'<section id="round-trips"><h2>Round trips</h2><div class="tall">{_trip_table(sheet)}</div>'
-        '<p class="small muted">From the first share bought of a symbol to the last one sold; an open trip is valued at the last'
-        " close. Shares and prices are those after the trip’s splits. Income is dividends and cash in lieu of fractional shares; P&amp;L"
-        f" includes it.{text(cut)}</p>"
-        f'<div class="columns"><div>{_summary(sheet)}</div><div>{_books(sheet)}</div></div></section>'
+        f'<div class="tall">{_trip_table(sheet)}</div>'
+        '<p class="small muted">A round trip lasts from the first share bought of a symbol to the last one sold; an open one is valued'
+        " at the last close. Shares and prices are those after its splits. Dividends include cash in lieu of fractional shares, and are"
+        f" part of the profit.{text(cut)}</p>"
     )
+
+
+def _profit(sheet: _Sheet) -> str:
+    if sheet.trips.empty:
+        return ""
+    return f'<section id="profit"><h2>Where the profit came from</h2><div class="columns"><div>{_summary(sheet)}</div><div>{_books(sheet)}</div></div></section>'
 
 
 def _summary(sheet: _Sheet) -> str:
@@ -372,6 +358,8 @@ def _plates(sheet: _Sheet) -> str:
 
 def _plain(value: Any) -> str:
     """A value of pyfolio's tables as text."""
+    if isinstance(value, pd.Timestamp):
+        return date(value)
     if isinstance(value, str):
         return value.replace("-", "−") if value.endswith("%") else value
     return number(float(value)) if pd.notna(value) else "–"
@@ -394,11 +382,10 @@ def _facts(heading: str, facts: Mapping[str, object]) -> str:
     return f'<section><h2>{text(heading)}</h2><dl class="facts">{pairs}</dl></section>' if facts else ""
 
 # %% ../nbs/09_report.ipynb #a75f04c4
-def _header(title: str, subtitle: str, strategy: Performance) -> str:
+def _header(title: str, strategy: Performance) -> str:
     period = f"{date(strategy.start)} to {date(strategy.end)}"
-    line = f"{subtitle} · {period}" if subtitle else period
     button = '<button type="button" id="theme" class="screen" aria-label="Switch between light and dark">Light / dark</button>'
-    return f'<div><h1>{text(title)}</h1><p class="sub">{text(line)}</p></div>{button}'
+    return f'<div><h1>{text(title)}</h1><p class="sub">{period}</p></div>{button}'
 
 
 def tear_sheet(
@@ -407,11 +394,10 @@ def tear_sheet(
     actions: pd.DataFrame,
     *,
     title: str,
-    subtitle: str = "",
-    notes: Mapping[str, object],
-    path: Path,
+    notes: Mapping[str, object] | None = None,
+    path: Path | str,
 ) -> Path:
-    """Writes the tear sheet of a backtest to `path` as one HTML file that loads nothing, and returns the path.
+    """Write the tear sheet of a backtest to `path` as one HTML file that loads nothing, and return the path.
 
     `bars` and `actions` are as traded (the shapes of tradebot.prices). `notes` are facts of the run to print, such as strategy,
     parameters, git revision and fingerprint. The page holds what is given and nothing else. About ten seconds for twelve years.
@@ -429,17 +415,16 @@ def tear_sheet(
             _months(sheet),
             _trades(sheet, elements, list(candles)),
             _exposure(sheet, elements),
-            _round_trips(sheet),
+            _profit(sheet),
             _signals(sheet),
             _plates(sheet),
-            _facts("This run", notes),
+            _facts("This run", notes or {}),
             _facts("Definitions", DEFINITIONS),
         ]
     )
-    header = _header(title, subtitle, sheet.strategy)
+    header = _header(title, sheet.strategy)
     data = {"candles": candles}
     page = document(title, header, body, library=bokeh_script(), charts=charts, data=data, font=FONT)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
