@@ -325,16 +325,19 @@ def compare(results: Iterable[Result]) -> pd.DataFrame:
     """A row a result, labelled by its range: returns and ratios as fractions, mean exposure, lowest cash in dollars."""
     from tradebot.statistics import performance
 
-    rows = {}
+    labels, rows = [], []
     for result in results:
         figures = performance(result.sessions["equity"], result.capital)
-        rows[f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}"] = {
-            "total return": figures.total_return,
-            "CAGR": figures.cagr,
-            "max drawdown": figures.drawdown.depth if figures.drawdown else 0.0,
-            "Sharpe": figures.sharpe,
-            "fills": len(result.fills),
-            "exposure": result.sessions["exposure"].mean(),
-            "lowest cash": result.lowest_cash,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("range")
+        labels.append(f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}")
+        rows.append(
+            {
+                "total return": figures.total_return,
+                "CAGR": figures.cagr,
+                "max drawdown": figures.drawdown.depth if figures.drawdown else 0.0,
+                "Sharpe": figures.sharpe,
+                "fills": len(result.fills),
+                "exposure": result.sessions["exposure"].mean(),
+                "lowest cash": result.lowest_cash,
+            }
+        )
+    return pd.DataFrame(rows, index=labels).rename_axis("range")

@@ -193,13 +193,15 @@ def _signals(words: argparse.Namespace, config: "Config") -> int:
 
 # %% ../nbs/17_cli.ipynb #2a6fdde2
 def _backtest(words: argparse.Namespace, config: "Config") -> int:
+    from tradebot.config import number_or_text
+
     given: dict[str, Any] = {"ranges": words.range} if words.range else {}
     if words.symbols:
         given["symbols"] = _upper(words.symbols)
     if words.strategy:
         given["strategy"] = words.strategy
     if words.set:
-        given["parameters"] = dict(words.set)
+        given["parameters"] = {name: number_or_text(value) for name, value in words.set}
     return _run_notebook(config.home / "nbs" / "pipelines" / "backtest.ipynb", given, config)
 
 

@@ -177,6 +177,7 @@ def write_html(notebook: Path) -> Path:
         require_js_url="",
         mermaid_js_url="",
     )
+    exporter.log.setLevel("ERROR")  # it would remark on every plot without an alternative text
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"hide"}), enabled=True)
     page, _ = exporter.from_filename(str(notebook))
     path = notebook.with_suffix(".html")
