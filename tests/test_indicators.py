@@ -553,3 +553,11 @@ def test_kernels_are_kept_in_the_projects_cache_by_default(tmp_path):
     environment["TRADEBOT_HOME"] = str(tmp_path)
     subprocess.run([sys.executable, "-c", "import tradebot.kernels"], check=True, env=environment)
     assert list((tmp_path / ".cache" / "numba").rglob("*.nbc"))
+
+
+def test_asking_for_a_pandas_ta_indicator_leaves_pandas_as_it_was() -> None:
+    code = (
+        "import pandas as pd; from tradebot.indicators import columns; "
+        "columns(['cci(14)']); assert not pd.options.mode.copy_on_write"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

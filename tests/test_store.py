@@ -52,6 +52,15 @@ class StoreContract:
         assert store.write_bars(bars) == Written(inserted=len(bars))
         pd.testing.assert_frame_equal(store.bars(), bars, check_exact=True)
 
+    @pytest.mark.parametrize("copy_on_write", [False, True])
+    def test_a_frame_that_was_read_belongs_to_its_reader(self, store: Store, copy_on_write: bool) -> None:
+        # pandas_ta switches pandas' copy-on-write on for the whole process when it is imported.
+        with pd.option_context("mode.copy_on_write", copy_on_write):
+            store.write_bars(some_bars())
+            read = store.bars()
+            read.iloc[0, 3] = 7.0
+            assert read.iloc[0, 3] == 7.0
+
     def test_writing_twice_is_writing_once(self, store: Store) -> None:
         store.write_bars(some_bars())
         assert store.write_bars(some_bars()) == Written(unchanged=10)

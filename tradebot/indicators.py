@@ -179,8 +179,11 @@ _PRICES = {
 @lru_cache(maxsize=1)
 def _catalogue() -> dict[str, Callable]:
     "pandas-ta's indicators by name."
+    before = pd.options.mode.copy_on_write
     import pandas_ta
 
+    # Its import changes how every frame of the process behaves; whether an indicator is asked for must not.
+    pd.options.mode.copy_on_write = before
     return {name: getattr(pandas_ta, name) for names in pandas_ta.Category.values() for name in names}
 
 

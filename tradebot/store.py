@@ -62,8 +62,10 @@ def _indexed(symbols: list[str], counts: list[int], flat: pd.DataFrame) -> pd.Da
         names=["symbol", "timestamp"],
         verify_integrity=False,
     )
-    columns = [name for name in flat.columns if name != "timestamp"]
-    return pd.DataFrame({name: flat[name].to_numpy() for name in columns}, index=index, copy=False)
+    # In place: rebuilt from its columns, the frame would be read-only wherever pandas' copy-on-write is on.
+    del flat["timestamp"]
+    flat.index = index
+    return flat
 
 # %% ../nbs/02_store.ipynb #5eaf4ca6
 class Store:
