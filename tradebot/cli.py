@@ -66,25 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
             )
         return added
 
-    fetch = command("fetch", _fetch, "bring stored bars up to date")
-    fetch.add_argument("--start", type=_day, help="first day; [data] start by default")
-    fetch.add_argument("--end", type=_day, help="last day; the newest complete session by default")
-    fetch.add_argument(
-        "--repair", action="store_true", help="fetch again and replace stored bars that differ"
-    )
-    fetch.add_argument(
-        "--issues", action="store_true", help="list what was found wrong with fetched bars, and stop"
-    )
+    _fetch_words(command("fetch", _fetch, "bring stored bars up to date"))
     command("indicators", _indicators, "compute and store the features of every bar that lacks them")
     command("signals", _signals, "find and store the configured strategy's signals")
-    backtest = command("backtest", _backtest, "run the backtest notebook and write its tear sheet")
-    backtest.add_argument("--strategy", help="a strategy by name; [strategy] name by default")
-    backtest.add_argument(
-        "--set", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="a parameter of it"
-    )
-    backtest.add_argument(
-        "--range", type=_span, action="append", default=[], metavar="START:END", help="repeat to compare"
-    )
+    _backtest_words(command("backtest", _backtest, "run the backtest notebook and write its tear sheet"))
     run = command("run", _run, "run a notebook with papermill and publish it under reports/", symbols=False)
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
     run.add_argument(
@@ -99,6 +84,27 @@ def build_parser() -> argparse.ArgumentParser:
     database.add_argument("action", choices=["init", "status"])
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
+
+
+def _fetch_words(fetch: argparse.ArgumentParser) -> None:
+    fetch.add_argument("--start", type=_day, help="first day; [data] start by default")
+    fetch.add_argument("--end", type=_day, help="last day; the newest complete session by default")
+    fetch.add_argument(
+        "--repair", action="store_true", help="fetch again and replace stored bars that differ"
+    )
+    fetch.add_argument(
+        "--issues", action="store_true", help="list what was found wrong with fetched bars, and stop"
+    )
+
+
+def _backtest_words(backtest: argparse.ArgumentParser) -> None:
+    backtest.add_argument("--strategy", help="a strategy by name; [strategy] name by default")
+    backtest.add_argument(
+        "--set", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="a parameter of it"
+    )
+    backtest.add_argument(
+        "--range", type=_span, action="append", default=[], metavar="START:END", help="repeat to compare"
+    )
 
 # %% ../nbs/17_cli.ipynb #ad7a455a
 def _opened(config: "Config") -> "Store":
