@@ -140,6 +140,17 @@ def test_a_strategy_that_looks_ahead_is_refused_with_the_bar(home: Path) -> None
     assert re.search(r"peeks looks ahead: on \d{4}-\d{2}-\d{2} it says", answer.stderr)
 
 
+def test_a_damaged_database_is_one_line_that_names_the_file(home: Path) -> None:
+    (home / "data").mkdir()
+    (home / "data" / "market.duckdb").write_bytes(b"garbage" * 5000)
+    for words in (["fetch"], ["db", "status"], ["run", "nbs/pipelines/pipeline.ipynb"]):
+        answer = tradebot(home, *words)
+        assert answer.returncode == 2
+        assert re.fullmatch(
+            r"(.* is running ...\n)?tradebot \w+: \S+market.duckdb is damaged; .*\n", answer.stderr
+        )
+
+
 def test_the_doctor_says_how_to_mend_what_is_missing(home: Path) -> None:
     answer = tradebot(home, "doctor", TRADEBOT_DATA_PROVIDER="alpaca", ALPACA_API_KEY="PK-visible?")
     assert answer.returncode == 1

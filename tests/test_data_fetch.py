@@ -242,3 +242,24 @@ def test_a_backfill_killed_again_and_again_ends_complete_without_a_duplicate(tmp
         assert counts[-1] > counts[-2], "a committed page was lost"
     assert kills >= 3
     pd.testing.assert_frame_equal(store.bars(), sample[0].loc[["AAPL", "IBM"]], check_index_type=False)
+
+
+def test_intraday_bars_that_are_not_over_yet_are_left_for_later(tmp_path: Path) -> None:
+    # Independence Day's eve of 2012: the session opened at 13:30 UTC and closed early, at 17:00.
+    opened = pd.date_range("2012-07-03 13:30", "2012-07-03 16:55", freq="5min")
+    rows = [f"{moment:%Y-%m-%dT%H:%M:%SZ},10,11,9,10.5,100" for moment in opened]
+    (tmp_path / "IBM.csv").write_text("\n".join(["timestamp,open,high,low,close,volume", *rows]))
+    environ = {
+        "TRADEBOT_DATA_PROVIDER": "csv",
+        "TRADEBOT_DATA_CSV_FOLDER": str(tmp_path),
+        "TRADEBOT_DATA_UNIVERSE": "IBM",
+        "TRADEBOT_DATA_INTERVAL": "5m",
+        "TRADEBOT_DATA_START": "2012-07-02",
+    }
+    config, store = load_config(tmp_path, environ), open_store(f"duckdb:///{tmp_path}/data")
+    for now, newest, count in (("14:03", "13:55", 6), ("14:05", "14:00", 7), ("23:00", "16:55", 42)):
+        fetch_universe(store, config, pd.Timestamp(f"2012-07-03 {now}"))
+        bars = store.bars(daily=False)
+        assert bars.index[-1][1] == pd.Timestamp(f"2012-07-03 {newest}")
+        assert len(bars) == count
+    assert store.bars().empty
