@@ -211,9 +211,12 @@ def test_fetch_daily_has_a_naive_index_and_both_ends() -> None:
 
 SLOW = """
 import sys, time, pandas as pd
+from tradebot import data_fetch
 from tradebot.data_fetch import fetch
 from tradebot.providers import SampleProvider
 from tradebot.store import open_store
+
+data_fetch.GATHER_SECONDS = 0.5
 
 class Slow(SampleProvider):
     def fetch(self, *request):

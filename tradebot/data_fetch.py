@@ -171,7 +171,7 @@ def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 # %% ../nbs/03_data_fetch.ipynb #07bc1ad5
-GATHER_SECONDS, GATHER_BARS = 1.0, 200_000
+GATHER_SECONDS, GATHER_BARS = 2.0, 500_000
 
 
 class _Gathered:
