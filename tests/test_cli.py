@@ -82,7 +82,9 @@ def test_a_backtest_whose_signals_are_not_the_stored_ones_fails_and_says_where(h
     subprocess.run([sys.executable, "-c", script], cwd=home, check=True)
     failed = tradebot(home, "backtest", "IBM")
     assert failed.returncode == 1
-    assert "1 signals differ from the stored ones" in failed.stderr
+    assert (
+        "1 signals differ from the stored ones: they are not stored yet; `tradebot signals`" in failed.stderr
+    )
     (folder,) = (home / "reports").glob("*-failed")
     assert "nothing" in (folder / "notebook.html").read_text()
 
