@@ -236,7 +236,12 @@ def _db(words: argparse.Namespace, config: "Config") -> int:
     if words.action == "init":
         print("the tables are there and up to date")
     else:
-        _show(contents(store).astype(str).replace("NaT", "-"))
+        table = contents(store)
+        _show(
+            table.assign(
+                **{name: table[name].dt.strftime("%Y-%m-%d").fillna("-") for name in ("first", "last")}
+            )
+        )
     return 0
 
 
