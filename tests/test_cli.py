@@ -93,6 +93,7 @@ def test_a_backtest_whose_signals_are_not_the_stored_ones_fails_and_says_where(h
     ("words", "more", "code", "says"),
     [
         (["fetch", "XYZZY"], {}, 1, r"XYZZY: sample: XYZZY: not in the sample"),
+        (["fetch", "FB", "--start", "2003-01-01", "--end", "2003-12-31"], {}, 1, "FB: sample has no bars of it in this"),
         (["fetch", "--start", "2012-06-01", "--end", "2012-01-01"], {}, 2, "before start"),
         (["fetch", "--end", "2199-01-01"], {}, 2, "not complete yet"),
         (["fetch", "--end", "soon"], {}, 2, "'soon' is not a date"),

@@ -146,11 +146,15 @@ def _fetch(words: argparse.Namespace, config: "Config") -> int:
             repair=words.repair,
             progress=progress,
         )
-    failed = result[result["status"] == "failed"]
     _show(result.drop(columns="error"))
-    for symbol, error in failed["error"].items():
+    errors = result.loc[result["status"] == "failed", "error"].to_dict()
+    if words.start or words.end:
+        bars = store.bars(list(result.index), words.start, words.end, daily=config.data.interval == "1d")
+        empty = result.index.difference(bars.index.get_level_values("symbol")).difference(errors)
+        errors |= dict.fromkeys(empty, f"{config.data.provider} has no bars of it in this range")
+    for symbol, error in errors.items():
         print(f"{symbol}: {error}", file=sys.stderr)
-    return 1 if len(failed) else 0
+    return 1 if errors else 0
 
 
 class _PageProgress:
