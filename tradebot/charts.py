@@ -173,11 +173,6 @@ def _line(plot: "Figure", source: "ColumnDataSource", y: str, variable: str, wid
     return renderer
 
 
-def _area(plot: "Figure", source: "ColumnDataSource", y: str, variable: str) -> None:
-    glyph = plot.varea("t", y1=0, y2=y, source=source, fill_alpha=0.22).glyph
-    _paint(glyph, fill_color=variable)
-
-
 def _bounds(*columns: np.ndarray, least: float = 1.0) -> tuple[float, float]:
     """The lowest and the highest value with a twentieth of their distance around them."""
     low, high = min(np.nanmin(c) for c in columns), max(np.nanmax(c) for c in columns)

@@ -226,7 +226,7 @@ class DuckEngine:
 
     def _upgrade_area(self, area: Area) -> list[str]:
         steps = [migration for migration in MIGRATIONS if migration.area == area]
-        if self.path(area).exists() and self._version(area, write=False) >= steps[-1].number:
+        if self.path(area).exists() and self._version(area) >= steps[-1].number:
             return []
         taken = []
         with self.transaction(area, write=True) as transaction:
@@ -240,8 +240,8 @@ class DuckEngine:
                     taken.append(f"{area} {step.number}")
         return taken
 
-    def _version(self, area: Area, write: bool) -> int:
-        with self.transaction(area, write) as transaction:
+    def _version(self, area: Area) -> int:
+        with self.transaction(area) as transaction:
             known = transaction.rows(
                 "SELECT 1 FROM information_schema.tables WHERE table_name = 'migrations'"
             )

@@ -139,7 +139,8 @@ def _ranges(sheet: _Sheet) -> Html:
 
 
 def _chart(label: str, element: str, name: str = "") -> str:
-    return f'<figure class="chart"{f' id="{name}"' if name else ""} role="img" aria-label="{text(label)}">{element}</figure>'
+    identity = f' id="{name}"' if name else ""
+    return f'<figure class="chart"{identity} role="img" aria-label="{text(label)}">{element}</figure>'
 
 
 def _over_time(sheet: _Sheet, elements: Mapping[str, str]) -> str:
