@@ -1,6 +1,7 @@
 """What all tests share: the real sample in a store of its own, and what to do when a server or a browser is missing."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ from tradebot.config import Config
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.providers import get_provider
 from tradebot.store import Store, open_store
+
+from servers.postgres import PostgresServer, binaries, drop_database, new_database
 
 # Wherever a red run stops somebody else's work, the same examples are tried every time; at home, new ones.
 settings.register_profile("ci", derandomize=True)
@@ -42,3 +45,25 @@ def sample() -> tuple[pd.DataFrame, pd.DataFrame]:
 def store(tmp_path: Path) -> Store:
     """An empty embedded store."""
     return open_store(f"duckdb:///{tmp_path}/data")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of our own, to be stopped, restarted and filled up."""
+    if (programs := binaries()) is None:
+        missing("PostgreSQL's server programs")
+    folder = tmp_path_factory.mktemp("postgres")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)  # the server runs as another user when we are root
+    server = PostgresServer(folder / "server", programs)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A new database: on the server of TRADEBOT_TEST_DATABASE_URL, else on our own."""
+    server = os.environ.get("TRADEBOT_TEST_DATABASE_URL") or request.getfixturevalue("postgres").url()
+    url = new_database(server)
+    yield url
+    drop_database(url, server)

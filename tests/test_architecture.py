@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
     {"db_models", "prices", "sessions", "kernels", "risk"},
-    {"duckdb_engine", "indicators", "providers", "quality", "zipline_data"},
+    {"engine", "columns", "indicators", "providers", "quality", "zipline_data"},
+    {"duckdb_engine", "postgres_engine"},
     {"store", "signal_engine", "zipline_engine", "statistics", "charts", "page", "plates"},
     {"data_fetch", "pipeline", "backtest", "report", "runs"},
     {"doctor"},

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tradebot.config import UserError
-from tradebot.duckdb_engine import DuckEngine, StoreError, Written
+from tradebot.duckdb_engine import DuckEngine
+from tradebot.engine import StoreError, Written
 from tradebot.prices import actions_frame
 from tradebot.store import Store, open_store
 
@@ -157,7 +157,7 @@ class StoreContract:
             }
         ).astype({"first": "datetime64[ns]"})
         issues = pd.DataFrame(columns=["symbol", "timestamp", "rule", "detail", "rejected", "bar"])
-        with pytest.raises(duckdb.ConstraintException):
+        with pytest.raises(ValueError):
             store.write_fetched(some_bars(), actions_frame(), issues, coverage)
         assert store.bars().empty
 
@@ -201,7 +201,7 @@ class StoreContract:
             "id", "symbol", "timestamp", "signal_type", "details", "executed", "strategy"
         }  # fmt: skip
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         values=st.lists(st.floats(min_value=1e-6, max_value=1e9, allow_nan=False), min_size=1, max_size=12)
     )
@@ -216,6 +216,12 @@ class TestEmbedded(StoreContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"duckdb:///{tmp_path}/data"
+
+
+class TestPostgres(StoreContract):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
 
 
 # The embedded engine among processes
