@@ -7,13 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hypothesis import settings
+from servers.postgres import PostgresServer, binaries, drop_database, new_database
 
 from tradebot.config import Config
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.providers import get_provider
 from tradebot.store import Store, open_store
-
-from servers.postgres import PostgresServer, binaries, drop_database, new_database
 
 # Wherever a red run stops somebody else's work, the same examples are tried every time; at home, new ones.
 settings.register_profile("ci", derandomize=True)

@@ -80,10 +80,29 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a parameter of the notebook",
     )
-    database = command("db", _db, "create the tables, or say what is in them", symbols=False)
-    database.add_argument("action", choices=["init", "status"])
+    _database_words(
+        command("db", _upgrade, "the database: its tables, what is in it, moving it", symbols=False)
+    )
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
+
+
+def _database_words(database: argparse.ArgumentParser) -> None:
+    actions = database.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
+
+    def action(name: str, function: Any, summary: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=summary, description=summary)
+        added.set_defaults(function=function)
+        return added
+
+    action("init", _upgrade, "create the tables")
+    action("upgrade", _upgrade, "bring the tables up to date, and use what the server has learnt since")
+    action("status", _status, "how far the tables are, and what is in them")
+    copy = action("copy", _copy, "copy everything from one store into another; run again, it goes on")
+    copy.add_argument("source", metavar="FROM", help="duckdb:///FOLDER or postgresql://USER@HOST/NAME")
+    copy.add_argument(
+        "target", metavar="TO", help="the same; a password may come from PGPASSWORD or ~/.pgpass"
+    )
 
 
 def _fetch_words(fetch: argparse.ArgumentParser) -> None:
@@ -233,19 +252,52 @@ def _run_notebook(notebook: Path, given: dict[str, Any], config: "Config") -> in
     return 0 if done.succeeded else 1
 
 
-def _db(words: argparse.Namespace, config: "Config") -> int:
-    from tradebot.doctor import contents
+def _upgrade(words: argparse.Namespace, config: "Config") -> int:
+    from tradebot.store import connect
 
-    store = _opened(config)
-    if words.action == "init":
-        print("the tables are there and up to date")
-    else:
-        table = contents(store)
-        _show(
-            table.assign(
-                **{name: table[name].dt.strftime("%Y-%m-%d").fillna("-") for name in ("first", "last")}
-            )
-        )
+    engine = connect(config.database_url)
+    steps = engine.upgrade() + engine.arrange()
+    print(f"{engine.name}: {', '.join(steps) if steps else 'everything is up to date'}")
+    return 0
+
+
+def _status(words: argparse.Namespace, config: "Config") -> int:
+    import pandas as pd
+
+    from tradebot.doctor import contents
+    from tradebot.store import Store, connect
+
+    engine = connect(config.database_url)
+    versions = engine.versions()
+    print(f"{engine.name}, {engine.about()}")
+    for version in versions:
+        behind = "" if version.taken == version.known else "; `tradebot db upgrade` takes the rest"
+        print(f"{version.area}: migration {version.taken} of {version.known}{behind}")
+    if all(version.taken for version in versions):
+        table = contents(Store(engine))
+        days = {name: pd.to_datetime(table[name]).dt.strftime("%Y-%m-%d") for name in ("first", "last")}
+        _show(table.assign(**days).fillna("-"))
+    return 0
+
+
+def _copy(words: argparse.Namespace, config: "Config") -> int:
+    from tqdm import tqdm
+
+    from tradebot.store import open_store
+    from tradebot.transfer import copy_store
+
+    source, target = (open_store(url) for url in (words.source, words.target))
+    with tqdm(unit="row", unit_scale=True, leave=False, disable=None) as bar:
+
+        def progress(table: str, rows: int) -> None:
+            bar.set_description(table)
+            bar.update(rows)
+            if bar.disable:
+                print(f"{table}: {rows} rows ...", file=sys.stderr)
+
+        result = copy_store(source, target, progress)
+    _show(result)
+    print(f"{target.engine.name} now holds what {source.engine.name} does")
     return 0
 
 

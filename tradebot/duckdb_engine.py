@@ -93,6 +93,7 @@ class DuckEngine:
 
     def __init__(self, folder: Path, patience: float = 30.0):
         self.folder, self._patience = Path(folder), patience
+        self.name = f"duckdb:///{self.folder}"
         self._resident: dict[str, tuple[int, threading.RLock, duckdb.DuckDBPyConnection]] = {}
         self._starting = threading.Lock()
 
@@ -172,6 +173,14 @@ class DuckEngine:
                 "SELECT 1 FROM information_schema.tables WHERE table_name = 'migrations'"
             )
             return transaction.rows("SELECT max(number) FROM migrations")[0][0] or 0 if known else 0
+
+    def arrange(self) -> list[str]:
+        """Nothing: a file has no extensions to use."""
+        return []
+
+    def about(self) -> str:
+        """The version of DuckDB."""
+        return f"DuckDB {duckdb.__version__}"
 
     def bell(self, stop: threading.Event, poll: float) -> Iterator[None]:
         """Ring once at the start, then when the ledger may have changed, and at least every `poll` seconds; until `stop`."""

@@ -104,7 +104,9 @@ class Version:
 
 
 class Engine(Protocol):
-    """A database under the store. Safe for threads, and for any number of processes."""
+    """A database under the store, by its URL without a password. Safe for threads, and for any number of processes."""
+
+    name: str
 
     def transaction(self, area: Area, write: bool = False) -> AbstractContextManager[Transaction]:
         """One transaction: committed at the end of the block, rolled back if the block raises.
@@ -120,6 +122,14 @@ class Engine(Protocol):
 
     def versions(self) -> list[Version]:
         """How far each area has been brought."""
+        ...
+
+    def arrange(self) -> list[str]:
+        """Use what the database offers beyond the tables; the names of what was done. It may take long and lock tables."""
+        ...
+
+    def about(self) -> str:
+        """The kind and version of the database, for people."""
         ...
 
     def bell(self, stop: threading.Event, poll: float) -> Iterator[None]:
