@@ -62,7 +62,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 @pytest.fixture
 def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A new database: on the server of TRADEBOT_TEST_DATABASE_URL, else on our own."""
-    server = os.environ.get("TRADEBOT_TEST_DATABASE_URL") or request.getfixturevalue("postgres").url()
+    if given := os.environ.get("TRADEBOT_TEST_DATABASE_URL"):
+        server = admin = given
+    else:
+        own = request.getfixturevalue("postgres")
+        server, admin = own.url(), own.url(user="owner")
     url = new_database(server)
     yield url
-    drop_database(url, server)
+    drop_database(url, admin)

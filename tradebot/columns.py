@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from .db_models import Table
+from .db_models import Table, identifier
 
 # %% ../nbs/01d_columns.ipynb #3038069c
 def memory_database() -> duckdb.DuckDBPyConnection:
@@ -35,10 +35,10 @@ def table_columns(table: Table, frame: pd.DataFrame) -> str:
         if name in frame.columns:
             # Categories arrive as an ENUM, which compares with text only after a cast.
             category = isinstance(frame[name].dtype, pd.CategoricalDtype)
-            selected.append(f'CAST("{name}" AS TEXT) AS "{name}"' if category else f'"{name}"')
+            selected.append(f'CAST("{name}" AS TEXT) AS "{name}"' if category else identifier(name))
         elif name == table.json:
             fields = ", ".join(
-                f'"{each}" := CASE WHEN isfinite("{each}") THEN "{each}" END' for each in packed
+                f"{each} := CASE WHEN isfinite({each}) THEN {each} END" for each in map(identifier, packed)
             )
             selected.append(f'CAST(to_json(struct_pack({fields})) AS JSON) AS "{name}"')
     return ", ".join(selected)

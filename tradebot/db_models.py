@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Area', 'TABLES', 'MARKET_1', 'LEDGER_1', 'MARKET_2', 'SIGNALS_CHANNEL', 'MARKET_2_SERVER', 'LEDGER_2_SERVER',
-           'MIGRATIONS', 'RECORD', 'Table', 'Migration', 'quoted', 'insert_sql', 'update_sql', 'repeated_sql']
+           'MIGRATIONS', 'RECORD', 'Table', 'Migration', 'identifier', 'quoted', 'insert_sql', 'update_sql',
+           'repeated_sql']
 
 # %% ../nbs/01_db_models.ipynb #fbe813f9
 from dataclasses import dataclass
@@ -280,9 +281,15 @@ CREATE TABLE IF NOT EXISTS migrations (
 """
 
 # %% ../nbs/01_db_models.ipynb #e7d35e47
+def identifier(name: str) -> str:
+    """A column's name as SQL."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
 def quoted(names: tuple[str, ...] | list[str], prefix: str = "") -> str:
-    """Column names as SQL: quoted, comma-separated, each behind `prefix` if one is given."""
-    return ", ".join(f'{prefix}"{name}"' for name in names)
+    """Column names as SQL, comma-separated, each behind `prefix` if one is given."""
+    return ", ".join(prefix + identifier(name) for name in names)
 
 
 def _same_key(table: Table) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from .config import UserError
@@ -72,7 +73,7 @@ class Transaction(ABC):
 
     def upsert(self, table: Table | str, frame: pd.DataFrame) -> Written:
         """Write rows that are new or differ. Raises ValueError for a key that the frame holds twice, a timestamp with a
-        time zone, or a row that the table's constraints refuse.
+        time zone, a number that is none, or a row that the table's constraints refuse.
 
         The frame's columns are the table's; a table with a JSON column takes its text under that column's name, or else
         packs every further column of the frame into it, one dictionary a row, with null for NaN and infinity.
@@ -80,11 +81,7 @@ class Transaction(ABC):
         table = TABLES[table] if isinstance(table, str) else table
         if frame.empty:
             return Written()
-        for name, dtype in frame.dtypes.items():
-            if isinstance(dtype, pd.DatetimeTZDtype):
-                raise ValueError(
-                    f"{table.name}.{name} would receive times in {dtype.tz}; give them without a zone"
-                )
+        _check(table, frame)
         with self._staged(table, frame) as source:
             if repeated := self.rows(repeated_sql(table, source)):
                 raise ValueError(f"{table.name} would receive two rows for {repeated[0]}")
@@ -92,6 +89,20 @@ class Transaction(ABC):
             known = len(frame) - inserted
             updated = 0 if table.write_once or not known else self._affected(update_sql(table, source))
         return Written(inserted, updated, known - updated)
+
+
+def _check(table: Table, frame: pd.DataFrame) -> None:
+    "Raises ValueError for what databases would take in different ways."
+    for name in frame.columns.intersection(list(table.columns)):
+        column = frame[name]
+        if isinstance(column.dtype, pd.DatetimeTZDtype):
+            raise ValueError(
+                f"{table.name}.{name} would receive times in {column.dtype.tz}; give them without a zone"
+            )
+        if column.dtype.kind == "f" and not (finite := np.isfinite(column.to_numpy())).all():
+            first = frame.iloc[int(finite.argmin())]
+            row = ", ".join(str(first[each]) for each in table.key)
+            raise ValueError(f"{table.name}.{name} would receive {first[name]} for {row}")
 
 # %% ../nbs/01c_engine.ipynb #ac1f626d
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from psycopg2.extensions import connection as Connection
 
 from . import timescale
 from .columns import memory_database, read_csv, write_csv
-from .db_models import SIGNALS_CHANNEL, Area, Table, quoted
+from .db_models import SIGNALS_CHANNEL, Area, Table, identifier, quoted
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class PostgresTransaction(Transaction):
 
     def numbers(self, column: str, names: Sequence[str]) -> str:
         fields = [
-            f"""CAST("{column}" ->> '{name.replace("'", "''")}' AS DOUBLE PRECISION) AS "{name}\""""
+            f"""CAST("{column}" ->> '{name.replace("'", "''")}' AS DOUBLE PRECISION) AS {identifier(name)}"""
             for name in names
         ]
         return ", ".join(fields)
@@ -126,7 +126,7 @@ def connection_dsn(url: str) -> str:
     try:
         given = parse_dsn(url)
     except psycopg2.ProgrammingError as error:
-        reason = str(error).strip().replace(url, "it")
+        reason = str(error).strip().replace(url, "it")  # it holds the password
         raise StoreError(f"DATABASE_URL cannot be read: {reason}") from None
     defaults = {"connect_timeout": "5", "application_name": "tradebot", "keepalives_idle": "30"}
     defaults |= {"keepalives_interval": "10", "keepalives_count": "3"}

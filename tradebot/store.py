@@ -177,6 +177,8 @@ class Store:
     def write_signals(self, strategy: str, signals: pd.DataFrame, run: str = "") -> Written:
         """Store signals under a strategy's label, each with the run that found it. A signal once given is never changed."""
         details = [json.dumps({**detail, "run": run}, allow_nan=False) for detail in signals["details"]]
+        if any("\\u0000" in text for text in details):
+            raise ValueError("a signal's details hold a NUL character, which PostgreSQL cannot keep")
         frame = signals[["symbol", "timestamp", "signal_type"]].assign(strategy=strategy, details=details)
         with self.engine.transaction("ledger", write=True) as transaction:
             return transaction.upsert("signals", frame)

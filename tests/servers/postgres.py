@@ -26,7 +26,7 @@ class PostgresServer:
     password = "a-secret-of-the-tests"
 
     def __init__(self, folder: Path, programs: Path, settings: Sequence[str] = ()):
-        self._folder, self._programs, self.settings = folder, programs, list(settings)
+        self._folder, self.programs, self.settings = folder, programs, list(settings)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -52,10 +52,11 @@ class PostgresServer:
             "UTF8",
         )
         self.start()
+        execute(self.url(user="owner"), f"CREATE ROLE trader LOGIN CREATEDB PASSWORD '{self.password}'")
 
     def _run(self, program: str, *words: object, check: bool = True) -> None:
         done = subprocess.run(
-            [self._programs / program, *map(str, words)],
+            [self.programs / program, *map(str, words)],
             user=self._user,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -88,7 +89,7 @@ class PostgresServer:
         """`immediate` is a crash: the next start recovers from the log."""
         self._run("pg_ctl", "-D", self._folder / "data", "-m", mode, "-w", "stop", check=False)
 
-    def url(self, database: str = "postgres", user: str = "owner", password: str | None = None) -> str:
+    def url(self, database: str = "postgres", user: str = "trader", password: str | None = None) -> str:
         return f"postgresql://{user}:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
     def database(self) -> str:

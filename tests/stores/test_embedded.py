@@ -1,0 +1,95 @@
+"""The embedded store: the contract, then the faults that only files have."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stores.contract import StoreContract, in_process, some_bars
+from tradebot.config import UserError
+from tradebot.duckdb_engine import DuckEngine
+from tradebot.engine import StoreError, Written
+from tradebot.store import Store, open_store
+
+
+class TestEmbedded(StoreContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"duckdb:///{tmp_path}/data"
+
+
+def test_a_foreign_holder_is_named_by_its_pid(tmp_path: Path) -> None:
+    open_store(f"duckdb:///{tmp_path}/data")
+    holder = in_process(
+        "import sys, duckdb\nconnection = duckdb.connect(sys.argv[1])\nprint('held', flush=True)\nsys.stdin.read()",
+        tmp_path / "data" / "market.duckdb",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline().strip() == "held"
+    with pytest.raises(StoreError, match=rf"market.duckdb is held open by .*\(PID {holder.pid}\)"):
+        Store(DuckEngine(tmp_path / "data", patience=0.3)).bars()
+    holder.communicate()
+    assert Store(DuckEngine(tmp_path / "data")).bars().empty
+
+
+def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "market.duckdb"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(StoreError, match=r"market.duckdb is damaged; move it away"):
+        open_store(f"duckdb:///{tmp_path}/data")
+    assert path.read_bytes() == b"not a database" * 1000
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be created"):
+        open_store(f"duckdb:///{tmp_path}/file/data")
+
+
+def test_an_unknown_kind_of_database_is_one_line() -> None:
+    with pytest.raises(UserError, match="DATABASE_URL begins with 'mysql'"):
+        open_store("mysql://localhost/x")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
+    ).returncode == 0  # fmt: skip
+    if not mounted:
+        pytest.skip("a disk that can fill up needs the right to mount one")
+    try:
+        store = open_store(f"duckdb:///{disk}/data")
+        store.write_bars(some_bars())
+        with pytest.raises(StoreError, match="full"):
+            store.write_bars(some_bars(300, 400))
+        assert len(store.bars()) == 10
+        shutil.rmtree(disk / "ballast", ignore_errors=True)
+        assert store.write_bars(some_bars()) == Written(unchanged=10)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None:
+    store = open_store(f"duckdb:///{tmp_path}/data")
+    store.write_bars(some_bars())
+    for area in ("market", "ledger"):
+        with store.engine.transaction(area, write=True) as transaction:
+            transaction.rows("DROP TABLE migrations; CREATE TABLE migrations (number INTEGER PRIMARY KEY)")
+            transaction.rows("INSERT INTO migrations VALUES (1)")
+            if area == "market":
+                transaction.rows("DROP VIEW daily_bars")
+    again = open_store(f"duckdb:///{tmp_path}/data")
+    assert [(version.taken, version.known) for version in again.engine.versions()] == [(2, 2), (2, 2)]
+    with again.engine.transaction("market") as transaction:
+        assert transaction.rows("SELECT area, number, applied IS NULL FROM migrations ORDER BY number") == [
+            ("market", 1, True),
+            ("market", 2, False),
+        ]
+        assert transaction.rows("SELECT count(*) FROM daily_bars") == [(0,)]
+    assert len(again.bars()) == 10
