@@ -54,7 +54,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     folder = tmp_path_factory.mktemp("postgres")
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(0o755)  # the server runs as another user when we are root
-    server = PostgresServer(folder / "server", programs)
+    server = PostgresServer(folder / "server", programs, ["fsync=off"])
     yield server
     server.stop()
 

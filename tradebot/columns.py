@@ -33,15 +33,21 @@ def table_columns(table: Table, frame: pd.DataFrame) -> str:
     selected = []
     for name in table.columns:
         if name in frame.columns:
-            # Categories arrive as an ENUM, which compares with text only after a cast.
-            category = isinstance(frame[name].dtype, pd.CategoricalDtype)
-            selected.append(f'CAST("{name}" AS TEXT) AS "{name}"' if category else identifier(name))
+            selected.append(f'{_as_stored(identifier(name), frame[name].dtype)} AS "{name}"')
         elif name == table.json:
             fields = ", ".join(
                 f"{each} := CASE WHEN isfinite({each}) THEN {each} END" for each in map(identifier, packed)
             )
             selected.append(f'CAST(to_json(struct_pack({fields})) AS JSON) AS "{name}"')
     return ", ".join(selected)
+
+
+def _as_stored(name: str, dtype: Any) -> str:
+    # Categories arrive as an ENUM and times in nanoseconds. Compared with text and microseconds, they would have the
+    # whole stored column cast, and no part of it passed over.
+    if isinstance(dtype, pd.CategoricalDtype):
+        return f"CAST({name} AS TEXT)"
+    return f"CAST({name} AS TIMESTAMP)" if dtype.kind == "M" else name
 
 # %% ../nbs/01d_columns.ipynb #55851a0a
 def as_frame(columns: dict[str, Any]) -> pd.DataFrame:

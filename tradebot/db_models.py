@@ -300,7 +300,7 @@ def insert_sql(table: Table, source: str) -> str:
     """INSERT of the rows of `source` whose key the table doesn't have."""
     return (
         f"INSERT INTO {table.name} ({quoted(table.columns)}) SELECT {quoted(table.columns, 's.')} FROM {source} s "
-        f"WHERE NOT EXISTS (SELECT 1 FROM {table.name} t WHERE {_same_key(table)})"
+        f"LEFT JOIN {table.name} t ON {_same_key(table)} WHERE t.{identifier(table.key[0])} IS NULL"
     )
 
 

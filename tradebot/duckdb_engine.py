@@ -58,7 +58,7 @@ class FairLock:
                     raise StoreError(
                         f"{self._path} was in use by other tradebot processes for {self._patience:g} s; try again"
                     ) from None
-                time.sleep(0.002)
+                time.sleep(0.0005)
 
 # %% ../nbs/02a_duckdb_engine.ipynb #1162f844
 class DuckTransaction(Transaction):
@@ -109,13 +109,9 @@ class DuckEngine:
         with thread_lock, FairLock(path, self._patience).held(write), _explained(path):
             self._attach(connection, path, write)
             try:
-                connection.execute("BEGIN")
-                yield DuckTransaction(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(duckdb.Error):
-                    connection.execute("ROLLBACK")
-                raise
+                # Readers need no BEGIN: nobody can write while they hold the lock.
+                with _committed(connection) if write else contextlib.nullcontext():
+                    yield DuckTransaction(connection)
             finally:
                 connection.execute("USE memory")
                 connection.execute("DETACH store")
@@ -123,7 +119,11 @@ class DuckEngine:
     def _connection(self, area: Area) -> tuple[threading.RLock, duckdb.DuckDBPyConnection]:
         with self._starting:
             if area not in self._resident:
-                self._resident[area] = (os.getpid(), threading.RLock(), memory_database())
+                connection = memory_database()
+                if area == "ledger":
+                    # Its statements are small: sharing them out takes longer than doing them.
+                    connection.execute("SET threads = 1")
+                self._resident[area] = (os.getpid(), threading.RLock(), connection)
             owner, thread_lock, connection = self._resident[area]
         if owner != os.getpid():
             raise StoreError("this process was forked with an open store; open the store after the fork")
@@ -201,6 +201,18 @@ class DuckEngine:
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size))
         return max((moment for moment, _ in found), default=0), found
+
+
+@contextlib.contextmanager
+def _committed(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _complete_record(transaction: Transaction, area: Area) -> None:

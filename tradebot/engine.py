@@ -83,7 +83,7 @@ class Transaction(ABC):
             return Written()
         _check(table, frame)
         with self._staged(table, frame) as source:
-            if repeated := self.rows(repeated_sql(table, source)):
+            if len(frame) > 1 and (repeated := self.rows(repeated_sql(table, source))):
                 raise ValueError(f"{table.name} would receive two rows for {repeated[0]}")
             inserted = self._affected(insert_sql(table, source))
             known = len(frame) - inserted

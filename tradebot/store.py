@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .config import UserError
+from .db_models import quoted
 from .engine import Engine, StoreError, Transaction, Written
 from .prices import BAR_COLUMNS, actions_frame, adjust
 
@@ -52,6 +53,10 @@ def _indexed(symbols: list[str], counts: list[int], flat: pd.DataFrame) -> pd.Da
     return flat
 
 # %% ../nbs/02_store.ipynb #5eaf4ca6
+_SIGNAL_COLUMNS = ["id", "strategy", "symbol", "timestamp", "signal_type", "details", "executed"]
+_SIGNALS = f"SELECT {quoted(_SIGNAL_COLUMNS)} FROM signals"
+
+
 class Store:
     """Bars, features and signals in and out of a database. Cheap to make; safe to share between threads."""
 
@@ -194,20 +199,18 @@ class Store:
         where, parameters = _where(symbols, start, end)
         if strategy is not None:
             where, parameters = f"{where} AND strategy = $strategy", {**parameters, "strategy": strategy}
-        return self._signals(f'{where} ORDER BY "timestamp", symbol, strategy, id', parameters)
+        query = f'{_SIGNALS} WHERE {where} ORDER BY "timestamp", symbol, strategy, id'
+        with self.engine.transaction("ledger") as transaction:
+            frame = transaction.frame(query, **parameters)
+        return frame.assign(details=[_dictionary(detail) for detail in frame["details"]])
 
     def signals_after(self, last: int) -> pd.DataFrame:
         """Signals that were committed after the one with the id `last`, in the order in which they were."""
-        return self._signals("id > $last ORDER BY id", {"last": last})
-
-    def _signals(self, where: str, parameters: dict[str, Any]) -> pd.DataFrame:
         with self.engine.transaction("ledger") as transaction:
-            frame = transaction.frame(
-                'SELECT id, strategy, symbol, "timestamp", signal_type, details, executed FROM signals '
-                f"WHERE {where}",
-                **parameters,
-            )
-        return frame.assign(details=[_dictionary(detail) for detail in frame["details"]])
+            rows = transaction.rows(f"{_SIGNALS} WHERE id > $last ORDER BY id", last=last)
+        frame = pd.DataFrame(rows, columns=_SIGNAL_COLUMNS)
+        frame["details"] = [_dictionary(detail) for detail in frame["details"]]
+        return frame.astype({"timestamp": "datetime64[us]"})
 
     def listen(
         self, last: int | None = None, stop: threading.Event | None = None, poll: float = 5.0

@@ -70,7 +70,7 @@ class PostgresServer:
 
     def start(self) -> None:
         options = [
-            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} -c fsync=off",
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}",
             *(f"-c {setting}" for setting in self.settings),
         ]
         self._run(
