@@ -9,7 +9,13 @@ import pytest
 from tradebot.config import Config
 from tradebot.data_fetch import fetch
 from tradebot.indicators import compute
-from tradebot.pipeline import compare_signals, configured_features, update_features, update_signals
+from tradebot.pipeline import (
+    compare_signals,
+    configured_features,
+    forget_old_bars,
+    update_features,
+    update_signals,
+)
 from tradebot.prices import actions_frame
 from tradebot.providers import SampleProvider
 from tradebot.signal_engine import generate, get_strategy
@@ -136,3 +142,15 @@ def test_a_split_and_a_dividend_on_one_day_are_both_felt_once() -> None:
     # An owner of one share at 100 holds two at 49 and 2 dollars: nothing was won or lost.
     assert adjust(bars, both)["close"].tolist() == [49.0, 49.0]
     assert np.allclose(adjust(bars, both)["volume"], [20.0, 10.0])
+
+
+def test_whole_months_of_intraday_bars_are_forgotten_where_that_is_asked_for(store: Store) -> None:
+    hours = pd.date_range("2012-01-15 15:00", "2012-06-15", freq="7D")
+    index = pd.MultiIndex.from_product([["AAPL"], hours], names=["symbol", "timestamp"])
+    store.write_bars(pd.DataFrame(1.0, index=index, columns=["open", "high", "low", "close", "volume"]))
+    now = pd.Timestamp("2012-06-15 21:00")
+    assert forget_old_bars(store, Config(home=Path()), now) == 0
+    config = Config(home=Path(), data={"keep_intraday": 2})
+    assert forget_old_bars(store, config, now) == (hours < "2012-04-01").sum()
+    assert store.bars(daily=False).index.get_level_values("timestamp").min() >= pd.Timestamp("2012-04-01")
+    assert forget_old_bars(store, config, pd.Timestamp("2012-06-30")) == 0

@@ -63,6 +63,7 @@ class Data(_Section):
     interval: Literal["1d", "1h", "30m", "15m", "5m", "1m"] = "1d"
     calendar: str = "XNYS"
     csv_folder: Path = Path("csv")
+    keep_intraday: int | None = Field(None, ge=1)  # months; every bar is kept if it isn't given
 
     @field_validator("universe")
     @classmethod

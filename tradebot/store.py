@@ -144,6 +144,16 @@ class Store:
             )
         return frame.set_index("symbol")
 
+    def forget_intraday(self, before: pd.Timestamp) -> int:
+        """Delete intraday bars and their features from before a moment; how many bars. Daily ones are never deleted."""
+        where = '"timestamp" < $before AND "timestamp" <> date_trunc(\'day\', "timestamp")'
+        moment = pd.Timestamp(before).to_pydatetime()
+        with self.engine.transaction("market", write=True) as transaction:
+            ((count,),) = transaction.rows(f"SELECT count(*) FROM raw_prices WHERE {where}", before=moment)
+            for table in ("indicators", "raw_prices") if count else ():
+                transaction.rows(f"DELETE FROM {table} WHERE {where}", before=moment)
+        return count
+
     # Features
 
     def write_features(self, features: pd.DataFrame, inputs: pd.DataFrame) -> Written:

@@ -459,6 +459,19 @@ class StoreContract:
         ):
             open_store(url)
 
+    def test_old_intraday_bars_are_forgotten_and_daily_ones_never(self, store: Store) -> None:
+        daily, intraday = some_bars(2, 10), some_bars(2, 10)
+        intraday.index = intraday.index.set_levels(intraday.index.levels[1] + pd.Timedelta(hours=14), level=1)
+        for bars in (daily, intraday):
+            store.write_bars(bars)
+            store.write_features(bars[["close"]], NO_INPUTS)
+        assert store.forget_intraday(pd.Timestamp("2012-01-06 14:00")) == 8
+        pd.testing.assert_frame_equal(store.bars(), daily)
+        kept = intraday[intraday.index.get_level_values(1) >= "2012-01-06 14:00"]
+        pd.testing.assert_frame_equal(store.bars(daily=False), kept, check_freq=False)
+        assert len(store.features(["close"])) == len(daily) + len(kept)
+        assert store.forget_intraday(pd.Timestamp("2012-01-06 14:00")) == 0
+
     def test_intraday_bars_add_up_to_days(self, store: Store) -> None:
         hours = pd.date_range("2012-01-03 14:30", periods=3, freq="h")
         index = pd.MultiIndex.from_product([["S000"], hours], names=["symbol", "timestamp"])
