@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
     {"db_models", "prices", "sessions", "kernels", "risk"},
-    {"engine", "columns", "indicators", "providers", "quality", "zipline_data"},
+    {"engine", "columns", "timescale", "indicators", "providers", "quality", "zipline_data"},
     {"duckdb_engine", "postgres_engine"},
     {"store", "signal_engine", "zipline_engine", "statistics", "charts", "page", "plates"},
-    {"data_fetch", "pipeline", "backtest", "report", "runs"},
+    {"data_fetch", "pipeline", "backtest", "report", "runs", "transfer"},
     {"doctor"},
     {"cli"},
 ]

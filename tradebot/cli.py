@@ -283,10 +283,19 @@ def _status(words: argparse.Namespace, config: "Config") -> int:
 def _copy(words: argparse.Namespace, config: "Config") -> int:
     from tqdm import tqdm
 
-    from tradebot.store import open_store
+    from tradebot.config import UserError
+    from tradebot.store import Store, connect
     from tradebot.transfer import copy_store
 
-    source, target = (open_store(url) for url in (words.source, words.target))
+    if words.source == words.target:
+        raise UserError("FROM and TO are the same")
+    source, target = (Store(connect(url)) for url in (words.source, words.target))
+    behind = [version.area for version in source.engine.versions() if version.taken < version.known]
+    if behind:
+        raise UserError(
+            f"{source.engine.name} holds no tables of this version; `tradebot db upgrade` brings them up to date"
+        )
+    target.engine.upgrade()
     with tqdm(unit="row", unit_scale=True, leave=False, disable=None) as bar:
 
         def progress(table: str, rows: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -149,8 +150,9 @@ class Config(_Section):
         """Every value that must never be printed, for the log filter and for tests."""
         values = [self.environment.alpaca_api_key, self.environment.alpaca_api_secret]
         found = [value.get_secret_value() for value in values]
-        if "@" in (url := self.environment.database_url.get_secret_value()):
-            found.append(url.rpartition("@")[0].rpartition(":")[2])
+        url = urlsplit(self.environment.database_url.get_secret_value())
+        for password in (url.password, *parse_qs(url.query).get("password", [])):
+            found += [password, unquote(password)] if password else []
         return [value for value in found if value]
 
 # %% ../nbs/00_config.ipynb #bb9a113c
