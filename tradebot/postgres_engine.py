@@ -111,7 +111,7 @@ _PASSING = re.compile(
     re.IGNORECASE,
 )
 _DEFAULTS = (
-    "-c TimeZone=UTC -c statement_timeout=300000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=60000 "
+    "-c TimeZone=UTC -c statement_timeout=300000 -c lock_timeout=120000 -c idle_in_transaction_session_timeout=60000 "
     # A backfill may touch any number of compressed rows. Without TimescaleDB the name means nothing, and does no harm.
     "-c timescaledb.max_tuples_decompressed_per_dml_transaction=0"
 )
@@ -120,7 +120,7 @@ _DEFAULTS = (
 def connection_dsn(url: str) -> str:
     """The URL with time-outs and the time zone of tradebot's sessions; what the URL's own `options` say goes before.
 
-    A statement may take five minutes, waiting for somebody else's lock half a minute. Raises StoreError for a URL that
+    A statement may take five minutes, waiting for another writer two minutes. Raises StoreError for a URL that
     cannot be read.
     """
     try:
@@ -159,7 +159,7 @@ _ADVICE = {
     errors.DiskFull: "cannot grow: the server's disk is full; free some space, nothing was half-written",
     errors.InsufficientPrivilege: "refuses this user: {line}; GRANT it, or use the owner of the tables",
     errors.UndefinedTable: "lacks a table ({line}); `tradebot db init` creates it",
-    errors.LockNotAvailable: "was in use by other writers for half a minute; try again",
+    errors.LockNotAvailable: "was in use by other writers for longer than its lock_timeout; try again",
     errors.DeadlockDetected: "let another writer go first; run the same command again",
     errors.QueryCanceled: "took longer than its statement_timeout allows; raise it in DATABASE_URL's options",
     errors.IdleInTransactionSessionTimeout: "ended a transaction that stood still for a minute; run the same command again",
@@ -180,7 +180,7 @@ def _advice(error: psycopg2.Error) -> str:
             return advice.format(line=line)
     if "too many" in line:
         return "has no connection left; close other programs, or raise its max_connections"
-    if _PASSING.search(line):
+    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and _PASSING.search(line):
         return f"does not answer ({line}); is the server running, and DATABASE_URL right?"
     return f"says: {line}"
 
@@ -247,6 +247,7 @@ class PostgresEngine:
             with contextlib.suppress(psycopg2.Error):
                 kept.cursor().execute(statement)
                 return kept
+            kept.close()
         deadline, pause = time.monotonic() + self._patience, 0.1
         while True:
             try:

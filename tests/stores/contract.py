@@ -424,6 +424,55 @@ class StoreContract:
                 waits.append(time.monotonic() - begun)
         assert max(waits) < 5
 
+    def test_a_long_look_at_bars_holds_no_signal_up(self, url: str) -> None:
+        store, looking, done = open_store(url), threading.Event(), threading.Event()
+
+        def look() -> None:
+            with store.engine.transaction("market") as transaction:
+                transaction.rows("SELECT count(*) FROM raw_prices")
+                looking.set()
+                done.wait(20)
+
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(look)
+            looking.wait(10)
+            begun = time.monotonic()
+            open_store(url).write_signals("s", one_signal({}))
+            waited = time.monotonic() - begun
+            done.set()
+            held.result()
+        assert waited < 5
+
+    def test_a_day_s_work_of_several_processes_ends_whole(self, url: str) -> None:
+        store, stop, heard = open_store(url), threading.Event(), []
+
+        def listen() -> None:
+            for signals in store.listen(last=0, stop=stop, poll=60):
+                heard.extend(signals["id"])
+
+        writers = [
+            PROCESSES.Process(target=write_years, args=(url, 0, 40)),
+            PROCESSES.Process(target=write_signals, args=(url, 1, 40)),
+            PROCESSES.Process(target=read_for_a_while, args=(url, 3.0)),
+        ]
+        with ThreadPoolExecutor(1) as pool:
+            listening = pool.submit(listen)
+            for writer in writers:
+                writer.start()
+            while any(writer.is_alive() for writer in writers):
+                store.write_features(some_bars(2, 30)[["close"]], NO_INPUTS)
+                with store.engine.transaction("ledger", write=True) as ledger:
+                    ledger.rows("UPDATE signals SET executed = TRUE WHERE NOT executed")
+            with contextlib.suppress(TimeoutError):
+                wait_until(lambda: len(heard) == 40)
+            stop.set()
+            listening.result()
+        assert [writer.exitcode for writer in writers] == [0, 0, 0]
+        assert heard == store.signals_after(0)["id"].tolist()
+        assert len(heard) == 40
+        assert len(store.bars()) == 800
+        assert len(store.features(["close"])) == 60
+
     def test_interrupting_a_long_write_leaves_all_or_nothing(self, url: str) -> None:
         store = open_store(url)
         code = (

@@ -5,9 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from stores.contract import StoreContract, in_process, some_bars
+from stores.contract import PROCESSES, StoreContract, in_process, insert_signal, some_bars, write_signals
 from tradebot.config import UserError
 from tradebot.duckdb_engine import DuckEngine
 from tradebot.engine import StoreError, Written
@@ -93,3 +94,38 @@ def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None
         ]
         assert transaction.rows("SELECT count(*) FROM daily_bars") == [(0,)]
     assert len(again.bars()) == 10
+
+
+def test_a_file_that_is_read_in_the_middle_of_a_transaction_costs_nobody_a_commit(tmp_path: Path) -> None:
+    # Closing any handle of a file drops the lock that DuckDB holds on it in this process. Ours lies beside the file.
+    url = f"duckdb:///{tmp_path}/data"
+    store = open_store(url)
+    other = PROCESSES.Process(target=write_signals, args=(url, 1, 5))
+    with store.engine.transaction("ledger", write=True) as transaction:
+        transaction.rows(insert_signal("before"))
+        store.engine.path("ledger").read_bytes()
+        other.start()
+        other.join(1.5)
+        assert other.is_alive(), "another process wrote into the file in the middle of a transaction"
+        transaction.rows(insert_signal("after"))
+    other.join(60)
+    assert other.exitcode == 0
+    assert store.signals()["strategy"].tolist().count("writer 1") == 5
+    assert {"before", "after"} <= set(store.signals()["strategy"])
+
+
+def test_somebody_of_this_very_process_who_holds_the_file_is_named(tmp_path: Path) -> None:
+    store = open_store(f"duckdb:///{tmp_path}/data")
+    with (
+        duckdb.connect(store.engine.path("market")),
+        pytest.raises(StoreError, match=r"held open by a duckdb\.connect"),
+    ):
+        store.write_bars(some_bars())
+
+
+def test_files_are_written_in_a_format_that_older_versions_read(tmp_path: Path) -> None:
+    store = open_store(f"duckdb:///{tmp_path}/data")
+    store.write_bars(some_bars())
+    with store.engine.transaction("market") as transaction:
+        ((tags,),) = transaction.rows("SELECT tags FROM duckdb_databases() WHERE database_name = 'store'")
+    assert tags["storage_version"].startswith("v1.5")
