@@ -168,7 +168,7 @@ def migrate(transaction: Transaction, areas: tuple[Area, ...], *, server: bool) 
     done = set(transaction.rows("SELECT area, number FROM migrations"))
     steps = [step for step in MIGRATIONS if step.area in areas and (step.area, step.number) not in done]
     for step in steps:
-        for sql in (step.sql, step.server if server else ""):
+        for sql in (step.server if server else step.embedded, step.sql):
             if sql:
                 transaction.rows(sql)
         transaction.rows(
