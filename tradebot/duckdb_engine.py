@@ -21,7 +21,7 @@ import duckdb
 import pandas as pd
 
 from .columns import as_frame, memory_database, table_columns
-from .db_models import Area, Table
+from .db_models import Area, Table, identifier
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
 # %% ../nbs/02a_duckdb_engine.ipynb #632c1d0a
@@ -78,14 +78,30 @@ class DuckTransaction(Transaction):
         return f"unnest(from_json(\"{column}\", '{shape}'))"
 
     @contextlib.contextmanager
-    def _staged(self, table: Table, frame: pd.DataFrame) -> Iterator[str]:
+    def _staged(self, table: Table, frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
+        if len(frame) == 1 and (table.json is None or table.json in frame.columns):
+            # Planning a scan of a frame takes longer than writing one row, and others wait for it.
+            row = {
+                f"row_{name}": _plain(frame[name].iloc[0]) for name in table.columns if name in frame.columns
+            }
+            yield f"(SELECT {', '.join(f'${name} AS {identifier(name[4:])}' for name in row)})", row
+            return
         # A transaction that fails takes this registration back with it.
         self._connection.register("incoming", frame)
-        yield f"(SELECT {table_columns(table, frame)} FROM incoming)"
+        yield f"(SELECT {table_columns(table, frame)} FROM incoming)", {}
         self._connection.unregister("incoming")
 
-    def _affected(self, sql: str) -> int:
-        return self.rows(sql)[0][0]
+    def _affected(self, sql: str, **parameters: Any) -> int:
+        return self.rows(sql, **parameters)[0][0]
+
+
+def _plain(value: Any) -> Any:
+    "A cell as Python has it."
+    if pd.isna(value):
+        return None
+    return (
+        value.to_pydatetime() if isinstance(value, pd.Timestamp) else getattr(value, "item", lambda: value)()
+    )
 
 # %% ../nbs/02a_duckdb_engine.ipynb #b2b8dab7
 class DuckEngine:

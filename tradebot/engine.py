@@ -64,11 +64,13 @@ class Transaction(ABC):
         """What to SELECT to get numbers out of a JSON column, each as a column of its own name; NULL where one is missing."""
 
     @abstractmethod
-    def _staged(self, table: Table, frame: pd.DataFrame) -> AbstractContextManager[str]:
-        "The frame's rows as a source for SQL, with the columns of the table, for the length of a block."
+    def _staged(
+        self, table: Table, frame: pd.DataFrame
+    ) -> AbstractContextManager[tuple[str, dict[str, Any]]]:
+        "The frame's rows as a source for SQL with the columns of the table, and its parameters, for the length of a block."
 
     @abstractmethod
-    def _affected(self, sql: str) -> int:
+    def _affected(self, sql: str, **parameters: Any) -> int:
         "How many rows a statement wrote."
 
     def upsert(self, table: Table | str, frame: pd.DataFrame) -> Written:
@@ -82,12 +84,14 @@ class Transaction(ABC):
         if frame.empty:
             return Written()
         _check(table, frame)
-        with self._staged(table, frame) as source:
-            if len(frame) > 1 and (repeated := self.rows(repeated_sql(table, source))):
+        with self._staged(table, frame) as (source, given):
+            if len(frame) > 1 and (repeated := self.rows(repeated_sql(table, source), **given)):
                 raise ValueError(f"{table.name} would receive two rows for {repeated[0]}")
-            inserted = self._affected(insert_sql(table, source))
+            inserted = self._affected(insert_sql(table, source), **given)
             known = len(frame) - inserted
-            updated = 0 if table.write_once or not known else self._affected(update_sql(table, source))
+            updated = (
+                0 if table.write_once or not known else self._affected(update_sql(table, source), **given)
+            )
         return Written(inserted, updated, known - updated)
 
 

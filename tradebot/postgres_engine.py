@@ -80,7 +80,7 @@ class PostgresTransaction(Transaction):
         return ", ".join(fields)
 
     @contextlib.contextmanager
-    def _staged(self, table: Table, frame: pd.DataFrame) -> Iterator[str]:
+    def _staged(self, table: Table, frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
         self._cursor.execute(
             f"CREATE TEMP TABLE incoming ON COMMIT DROP AS SELECT {quoted(table.columns)} FROM {table.name} WITH NO DATA"
         )
@@ -97,11 +97,11 @@ class PostgresTransaction(Transaction):
         self._cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"tradebot.{table.name}"]
         )
-        yield "incoming"
+        yield "incoming", {}
         self._cursor.execute("DROP TABLE incoming")
 
-    def _affected(self, sql: str) -> int:
-        self._cursor.execute(sql)
+    def _affected(self, sql: str, **parameters: Any) -> int:
+        self._cursor.execute(psycopg_sql(sql, parameters), parameters)
         return self._cursor.rowcount
 
 # %% ../nbs/02c_postgres_engine.ipynb #2490af56
