@@ -21,7 +21,7 @@ import duckdb
 import pandas as pd
 
 from .columns import as_frame, memory_database, table_columns
-from .db_models import Area, Table, identifier
+from .db_models import Area, Table, identifier, repeated_sql
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
 # %% ../nbs/02a_duckdb_engine.ipynb #632c1d0a
@@ -90,6 +90,9 @@ class DuckTransaction(Transaction):
         self._connection.register("incoming", frame)
         yield f"(SELECT {table_columns(table, frame)} FROM incoming)", {}
         self._connection.unregister("incoming")
+
+    def _repeated(self, table: Table, frame: pd.DataFrame, source: str) -> list[tuple]:
+        return self.rows(repeated_sql(table, source))
 
     def _affected(self, sql: str, **parameters: Any) -> int:
         return self.rows(sql, **parameters)[0][0]

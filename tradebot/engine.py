@@ -25,7 +25,6 @@ from tradebot.db_models import (
     Area,
     Table,
     insert_sql,
-    repeated_sql,
     update_sql,
 )
 
@@ -70,6 +69,10 @@ class Transaction(ABC):
         "The frame's rows as a source for SQL with the columns of the table, and its parameters, for the length of a block."
 
     @abstractmethod
+    def _repeated(self, table: Table, frame: pd.DataFrame, source: str) -> list[tuple]:
+        "A key that the frame holds twice, if there is one."
+
+    @abstractmethod
     def _affected(self, sql: str, **parameters: Any) -> int:
         "How many rows a statement wrote."
 
@@ -85,7 +88,7 @@ class Transaction(ABC):
             return Written()
         _check(table, frame)
         with self._staged(table, frame) as (source, given):
-            if len(frame) > 1 and (repeated := self.rows(repeated_sql(table, source), **given)):
+            if len(frame) > 1 and (repeated := self._repeated(table, frame, source)):
                 raise ValueError(f"{table.name} would receive two rows for {repeated[0]}")
             inserted = self._affected(insert_sql(table, source), **given)
             known = len(frame) - inserted
