@@ -48,7 +48,7 @@ def test_a_store_is_created_looked_at_moved_and_moved_back(home: Path, postgres_
     assert "everything is up to date" in tradebot(home, "db", "upgrade", **server).stdout
     tradebot(home, "fetch", "IBM")
     tradebot(home, "signals", "IBM")
-    there = tradebot(home, "db", "copy", f"duckdb:///{home}/data", postgres_url)
+    there = tradebot(home, "db", "copy", "duckdb:///data", postgres_url)
     assert there.returncode == 0, there.stderr
     assert re.search(r"raw_prices\s+3270\s+3270\s+[0-9a-f]{16}", there.stdout)
     back = tradebot(home, "db", "copy", postgres_url, f"duckdb:///{home}/back")

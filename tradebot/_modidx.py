@@ -82,6 +82,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tradebot.columns.table_columns': ('columns.html#table_columns', 'tradebot/columns.py'),
                                   'tradebot.columns.write_csv': ('columns.html#write_csv', 'tradebot/columns.py')},
             'tradebot.config': { 'tradebot.config.Config': ('config.html#config', 'tradebot/config.py'),
+                                 'tradebot.config.Config.absolute': ('config.html#config.absolute', 'tradebot/config.py'),
                                  'tradebot.config.Config.cache': ('config.html#config.cache', 'tradebot/config.py'),
                                  'tradebot.config.Config.database_url': ('config.html#config.database_url', 'tradebot/config.py'),
                                  'tradebot.config.Config.reports': ('config.html#config.reports', 'tradebot/config.py'),

@@ -287,9 +287,10 @@ def _copy(words: argparse.Namespace, config: "Config") -> int:
     from tradebot.store import Store, connect
     from tradebot.transfer import copy_store
 
-    if words.source == words.target:
+    urls = [config.absolute(url) for url in (words.source, words.target)]
+    if urls[0] == urls[1]:
         raise UserError("FROM and TO are the same")
-    source, target = (Store(connect(url)) for url in (words.source, words.target))
+    source, target = (Store(connect(url)) for url in urls)
     behind = [version.area for version in source.engine.versions() if version.taken < version.known]
     if behind:
         raise UserError(

@@ -141,7 +141,10 @@ class Config(_Section):
     @property
     def database_url(self) -> str:
         """The database's URL with a relative duckdb folder resolved against `home`."""
-        url = self.environment.database_url.get_secret_value()
+        return self.absolute(self.environment.database_url.get_secret_value())
+
+    def absolute(self, url: str) -> str:
+        """A database's URL with a relative duckdb folder resolved against `home`."""
         scheme, _, folder = url.partition(":///")
         return f"duckdb:///{self.home / folder}" if scheme == "duckdb" else url
 
