@@ -300,7 +300,7 @@ def _copy(words: argparse.Namespace, config: "Config") -> int:
     with tqdm(unit="row", unit_scale=True, leave=False, disable=None) as bar:
 
         def progress(table: str, rows: int) -> None:
-            bar.set_description(table)
+            bar.set_description_str(table)
             bar.update(rows)
             if bar.disable:
                 print(f"{table}: {rows} rows ...", file=sys.stderr)

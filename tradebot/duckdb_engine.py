@@ -244,6 +244,11 @@ def _complete_record(transaction: Transaction, area: Area) -> None:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
+    except RuntimeError as error:
+        # DuckDB's way of passing on Ctrl-C.
+        if "Query interrupted" in str(error):
+            raise KeyboardInterrupt from None
+        raise
     except duckdb.ConstraintException as error:
         raise ValueError(" ".join(str(error).split())) from None
     except duckdb.Error as error:

@@ -154,7 +154,12 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (psycopg2.IntegrityError, psycopg2.DataError) as error:
         raise ValueError(_line(error)) from None
-    except psycopg2.Error as error:
+    except (psycopg2.Error, RuntimeError) as error:
+        # Ctrl-C, as psycopg2 passes it on from within COPY, and as DuckDB does.
+        if "KeyboardInterrupt" in str(error) or "Query interrupted" in str(error):
+            raise KeyboardInterrupt from None
+        if isinstance(error, RuntimeError):
+            raise
         raise StoreError(f"{name} {_advice(error)}") from None
 
 

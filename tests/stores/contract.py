@@ -477,13 +477,14 @@ class StoreContract:
         store = open_store(url)
         code = (
             "import sys\nfrom stores.contract import some_bars\nfrom tradebot.store import open_store\n"
-            "store, bars = open_store(sys.argv[1]), some_bars(400, 2000)\nprint('go', flush=True)\nstore.write_bars(bars)\n"
+            "store, bars = open_store(sys.argv[1]), some_bars(400, 2000)\nprint('go', flush=True)\n"
+            "try:\n    store.write_bars(bars)\nexcept KeyboardInterrupt:\n    sys.exit(7)\n"
         )
         writer = in_process(code, url, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         writer.stdout.readline()
         time.sleep(0.3)
         writer.send_signal(signal.SIGINT)
-        writer.wait()
+        assert writer.wait() == 7, "it was told by something else than KeyboardInterrupt"
         writer.stdout.close()
         assert len(store.bars()) in (0, 800_000)
         assert store.write_bars(some_bars()) in (Written(inserted=10), Written(updated=10))
