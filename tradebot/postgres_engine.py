@@ -118,11 +118,7 @@ _PASSING = re.compile(
     "|no route to host|could not translate|SSL SYSCALL|already closed",
     re.IGNORECASE,
 )
-_DEFAULTS = (
-    "-c TimeZone=UTC -c statement_timeout=300000 -c lock_timeout=120000 -c idle_in_transaction_session_timeout=60000 "
-    # A backfill may touch any number of compressed rows. Without TimescaleDB the name means nothing, and does no harm.
-    "-c timescaledb.max_tuples_decompressed_per_dml_transaction=0"
-)
+_DEFAULTS = "-c TimeZone=UTC -c statement_timeout=300000 -c lock_timeout=120000 -c idle_in_transaction_session_timeout=60000"
 
 
 def connection_dsn(url: str) -> str:
@@ -286,6 +282,7 @@ class PostgresEngine:
     def _connect(self) -> Connection:
         connection = psycopg2.connect(self._dsn)
         connection.autocommit = True  # BEGIN and COMMIT are ours
+        connection.cursor().execute(timescale.UNLIMITED)
         self._connected_before = True
         return connection
 
