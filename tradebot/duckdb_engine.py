@@ -20,7 +20,7 @@ from typing import Any, get_args
 import duckdb
 import pandas as pd
 
-from .columns import as_frame, memory_database, table_columns
+from .columns import as_frame, memory_database, plain_interrupts, table_columns
 from .db_models import Area, Table, identifier, repeated_sql
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
@@ -125,15 +125,14 @@ class DuckEngine:
         """One transaction on an area's file. Raises StoreError where that is missing, held, damaged or not writable."""
         path = self.path(area)
         thread_lock, connection = self._connection(area)
-        with thread_lock, FairLock(path, self._patience).held(write), _explained(path):
-            self._attach(connection, path, write)
+        with thread_lock, FairLock(path, self._patience).held(write), _explained(path), plain_interrupts():
             try:
+                self._attach(connection, path, write)
                 # Readers need no BEGIN: nobody can write while they hold the lock.
                 with _committed(connection) if write else contextlib.nullcontext():
                     yield DuckTransaction(connection)
             finally:
-                connection.execute("USE memory")
-                connection.execute("DETACH store")
+                self._detach(connection, area)
 
     def _connection(self, area: Area) -> tuple[threading.RLock, duckdb.DuckDBPyConnection]:
         with self._starting:
@@ -161,6 +160,16 @@ class DuckEngine:
                 if "Could not set lock" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+
+    def _detach(self, connection: duckdb.DuckDBPyConnection, area: Area) -> None:
+        try:
+            connection.execute("USE memory")
+            connection.execute("DETACH DATABASE IF EXISTS store")
+        except BaseException:
+            # A notebook may be interrupted just here, and goes on afterwards. Closing lets go of the file, too.
+            self._resident.pop(area, None)
+            connection.close()
+            raise
 
     def upgrade(self) -> list[str]:
         """Create the files and bring their tables up to date; the names of the steps taken, none if none was needed."""
@@ -229,7 +238,7 @@ def _committed(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        with contextlib.suppress(duckdb.Error):
+        with contextlib.suppress(duckdb.Error, RuntimeError):
             connection.execute("ROLLBACK")
         raise
 
@@ -244,11 +253,6 @@ def _complete_record(transaction: Transaction, area: Area) -> None:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        # DuckDB's way of passing on Ctrl-C.
-        if "Query interrupted" in str(error):
-            raise KeyboardInterrupt from None
-        raise
     except duckdb.ConstraintException as error:
         raise ValueError(" ".join(str(error).split())) from None
     except duckdb.Error as error:

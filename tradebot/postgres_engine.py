@@ -27,7 +27,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn, parse_dsn
 from psycopg2.extensions import connection as Connection
 
 from . import timescale
-from .columns import memory_database, read_csv, write_csv
+from .columns import memory_database, plain_interrupts, read_csv, write_csv
 from .db_models import SIGNALS_CHANNEL, Area, Table, identifier, quoted, repeated_sql
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
@@ -150,12 +150,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (psycopg2.IntegrityError, psycopg2.DataError) as error:
         raise ValueError(_line(error)) from None
-    except (psycopg2.Error, RuntimeError) as error:
-        # Ctrl-C, as psycopg2 passes it on from within COPY, and as DuckDB does.
-        if "KeyboardInterrupt" in str(error) or "Query interrupted" in str(error):
-            raise KeyboardInterrupt from None
-        if isinstance(error, RuntimeError):
-            raise
+    except psycopg2.Error as error:
         raise StoreError(f"{name} {_advice(error)}") from None
 
 
@@ -219,9 +214,9 @@ class PostgresEngine:
                 f"all connections of this process to {self.name} were busy for {self._patience:g} s"
             )
         try:
-            with _explained(self.name):
+            with _explained(self.name), plain_interrupts():
                 connection = self._begun(_WRITE if write else _READ)
-            with _explained(self.name), self._returned(connection):
+            with _explained(self.name), self._returned(connection), plain_interrupts():
                 yield PostgresTransaction(connection, self._local)
                 self._commit(connection)
         finally:

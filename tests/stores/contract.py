@@ -489,6 +489,32 @@ class StoreContract:
         assert len(store.bars()) in (0, 800_000)
         assert store.write_bars(some_bars()) in (Written(inserted=10), Written(updated=10))
 
+    def test_a_notebook_that_is_interrupted_again_and_again_goes_on(self, url: str) -> None:
+        open_store(url)
+        code = (
+            "import sys\nfrom stores.contract import one_signal, some_bars\nfrom tradebot.store import open_store\n"
+            "store, interrupted, step = open_store(sys.argv[1]), 0, 0\nprint('go', flush=True)\n"
+            "while interrupted < 40:\n"
+            "    try:\n"
+            "        step += 1\n"
+            "        store.write_bars(some_bars(3, 50) + step)\n"
+            "        assert len(store.bars()) == 150\n"
+            "        store.write_signals('s', one_signal({}, f'2012-01-01 00:{step // 60 % 60:02d}:{step % 60:02d}'))\n"
+            "    except KeyboardInterrupt:\n"
+            "        interrupted += 1\n"
+            "        print(interrupted, flush=True)\n"
+        )
+        notebook = in_process(code, url, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        notebook.stdout.readline()
+        for pause in range(40):
+            time.sleep(0.01 + 0.0013 * pause)
+            notebook.send_signal(signal.SIGINT)
+            if not notebook.stdout.readline():
+                break
+        _, said = notebook.communicate(timeout=60)
+        assert (notebook.returncode, said) == (0, "")
+        assert len(open_store(url).bars()) == 150
+
     def test_an_open_store_is_refused_after_a_fork(self, store: Store) -> None:
         child = os.fork()
         if child == 0:
