@@ -593,6 +593,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tradebot.store': { 'tradebot.store.Store': ('store.html#store', 'tradebot/store.py'),
                                 'tradebot.store.Store.__init__': ('store.html#store.__init__', 'tradebot/store.py'),
                                 'tradebot.store.Store._listen': ('store.html#store._listen', 'tradebot/store.py'),
+                                'tradebot.store.Store._signals_when_possible': ( 'store.html#store._signals_when_possible',
+                                                                                 'tradebot/store.py'),
                                 'tradebot.store.Store.actions': ('store.html#store.actions', 'tradebot/store.py'),
                                 'tradebot.store.Store.bars': ('store.html#store.bars', 'tradebot/store.py'),
                                 'tradebot.store.Store.coverage': ('store.html#store.coverage', 'tradebot/store.py'),

@@ -237,14 +237,19 @@ class Store:
 
     def _listen(self, last: int, stop: threading.Event, poll: float) -> Iterator[pd.DataFrame]:
         for _ in self.engine.bell(stop, poll):
-            try:
-                fresh = self.signals_after(last)
-            except StoreError as error:
-                logger.warning("new signals cannot be read, trying again: %s", error)
-                continue
+            fresh = self._signals_when_possible(last, stop)
             if len(fresh):
                 last = int(fresh["id"].iloc[-1])
                 yield fresh
+
+    def _signals_when_possible(self, last: int, stop: threading.Event) -> pd.DataFrame:
+        while True:
+            try:
+                return self.signals_after(last)
+            except StoreError as error:
+                logger.warning("new signals cannot be read, trying again: %s", error)
+            if stop.wait(1.0):
+                return pd.DataFrame()
 
     # Runs
 

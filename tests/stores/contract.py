@@ -655,7 +655,7 @@ class StoreContract:
         stop, ids = threading.Event(), []
 
         def listen() -> None:
-            for signals in store.listen(last=0, stop=stop, poll=60):
+            for signals in store.listen(last=0, stop=stop, poll=5):
                 ids.extend(signals["id"])
 
         with ThreadPoolExecutor(1) as pool:
@@ -663,7 +663,7 @@ class StoreContract:
             with children(write_signals, *[(url, number, 40) for number in range(4)]):
                 pass
             with contextlib.suppress(TimeoutError):
-                wait_until(lambda: len(ids) == 160)
+                wait_until(lambda: len(ids) == 160, 30)
             stop.set()
             listening.result()
         assert ids == store.signals_after(0)["id"].tolist()
