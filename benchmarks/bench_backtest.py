@@ -18,6 +18,7 @@ import pandas as pd
 from universe import universe
 
 from tradebot.backtest import backtest
+from tradebot.config import Risk
 from tradebot.prices import actions_frame
 from tradebot.zipline_data import market
 from tradebot.zipline_engine import Record, SimulationBlotter, data_portal, run
@@ -149,7 +150,7 @@ def main() -> None:
             assert answer == expected, "fills or equity differ from stock zipline's"
             frames = (bars, actions_frame(), signals)
             began = time.perf_counter()
-            result = backtest(*frames, start=start, end=end, capital=CAPITAL, buffer=0.005)
+            result = backtest(*frames, start=start, end=end, capital=CAPITAL, rules=Risk(buffer=0.005))
             seconds["ours, `backtest()`"].append(time.perf_counter() - began)
     report(seconds, options, len(signals), len(expected[1]), len(result.fills))
 

@@ -81,7 +81,7 @@ def corporate_actions(book, actions):
         for order in book.orders:
             if order.status == "open" and order.symbol == symbol:
                 shares, limit = scale_order(order.quantity, order.limit, float(ratio))
-                order.limit = limit
+                order.limit = None if limit is None else float(limit)
                 if shares:
                     order.quantity = shares
                 else:
@@ -117,21 +117,21 @@ def close_order(book, order, day, price, reason):
 
 
 def decide(book, signals, bars, buffer):
-    "An Order, or the reason for none, for each signal of a close."
-    outcomes, free = [], book.cash
-    for signal in signals.itertuples():
+    "An Order, or the reason for none, for each signal of a close; sells are sent before buys."
+    outcomes, free = {}, book.cash
+    for signal in sorted(signals.itertuples(), key=lambda signal: signal.signal_type == "buy"):
         symbol = signal.symbol
         if signal.signal_type == "buy":
             limit = limit_price(bars[symbol].close, buffer)
-            shares = shares_to_buy(float(round(free, 6)), limit)
-            order = Order(symbol, signal.timestamp, "buy", shares, limit) if shares else "no cash"
-            free -= shares * Decimal(str(limit))
+            shares = shares_to_buy(round(free, 6), limit)
+            order = Order(symbol, signal.timestamp, "buy", shares, float(limit)) if shares else "no cash"
+            free -= shares * limit
         elif any(o.status == "open" and o.side == "sell" and o.symbol == symbol for o in book.orders):
             order = "already selling"
         else:
             shares = book.held.get(symbol, 0)
             order = Order(symbol, signal.timestamp, "sell", shares, None) if shares else "nothing held"
-        outcomes.append(order)
+        outcomes[signal.Index] = order
         if isinstance(order, Order):
             book.orders.append(order)
-    return outcomes
+    return [outcomes[number] for number in signals.index]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from plain_ledger import replay
 
 from tradebot.backtest import Result, backtest, backtest_ranges, cash_proof, compare
-from tradebot.config import UserError
+from tradebot.config import Risk, UserError
 from tradebot.prices import actions_frame, adjust, bars_frame
 from tradebot.sessions import sessions_between
 
@@ -42,7 +42,7 @@ def signals_frame(rows, days=DAYS):
     return frame[["symbol", "timestamp", "signal_type"]].assign(details=[{} for _ in rows])
 
 
-def trade(prices, signals, actions=(), capital=1000.0, buffer=0.0, days=DAYS, end=None) -> Result:
+def trade(prices, signals, actions=(), capital=1000.0, rules=None, days=DAYS, end=None) -> Result:
     actions = actions_frame([(symbol, days[day], kind, value) for symbol, day, kind, value in actions])
     return backtest(
         frames(prices, days),
@@ -51,7 +51,7 @@ def trade(prices, signals, actions=(), capital=1000.0, buffer=0.0, days=DAYS, en
         start=days[0],
         end=days[-1] if end is None else end,
         capital=capital,
-        buffer=buffer,
+        rules=rules or Risk(buffer=0.0),
     )
 
 
@@ -93,14 +93,14 @@ def test_a_buy_expires_when_the_session_stays_above_the_limit():
 
 
 def test_the_buffer_raises_the_limit_and_lowers_the_size():
-    result = trade({"A": [FLAT, (10.4, 11, 10, 11)]}, [("A", 0, "buy")], buffer=0.05)
+    result = trade({"A": [FLAT, (10.4, 11, 10, 11)]}, [("A", 0, "buy")], rules=Risk(buffer=0.05))
     assert result.orders[["quantity", "limit"]].to_numpy().tolist() == [[95, 10.5]]
     assert fills(result) == [("A", 1, "buy", 95, 10.4)]
 
 
 def test_a_gap_up_costs_nothing_and_a_gap_down_is_bought_cheaper():
-    up = trade({"A": [FLAT, (20, 20, 20, 20)]}, [("A", 0, "buy")], buffer=0.005)
-    down = trade({"A": [FLAT, (5, 5, 5, 5)]}, [("A", 0, "buy")], buffer=0.005)
+    up = trade({"A": [FLAT, (20, 20, 20, 20)]}, [("A", 0, "buy")], rules=Risk(buffer=0.005))
+    down = trade({"A": [FLAT, (5, 5, 5, 5)]}, [("A", 0, "buy")], rules=Risk(buffer=0.005))
     assert fills(up) == []
     assert up.lowest_cash == 1000
     assert fills(down) == [("A", 1, "buy", 99, 5.0)]
@@ -108,7 +108,7 @@ def test_a_gap_up_costs_nothing_and_a_gap_down_is_bought_cheaper():
 
 
 def test_a_limit_below_one_dollar_keeps_its_hundredths_of_a_cent():
-    result = trade({"A": [(0.5, 0.5, 0.5, 0.5), (0.5024, 0.6, 0.5024, 0.6)]}, [("A", 0, "buy")], buffer=0.005)
+    result = trade({"A": [(0.5, 0.5, 0.5, 0.5), (0.5024, 0.6, 0.5024, 0.6)]}, [("A", 0, "buy")], rules=Risk(buffer=0.005))
     assert result.orders["limit"].tolist() == [0.5025]
     assert fills(result)[0][-1] == 0.5024
 
@@ -276,7 +276,7 @@ def test_seven_old_shares_for_one_new_leave_whole_shares_whole():
 
 def test_a_symbol_may_list_late_and_end_early():
     prices = {"A": [FLAT, FLAT], "B": [HALT, HALT, FLAT, (12, 12, 12, 12), FLAT]}
-    result = trade(prices, [("A", 0, "buy"), ("B", 2, "buy")], capital=1500.0, buffer=0.5)
+    result = trade(prices, [("A", 0, "buy"), ("B", 2, "buy")], capital=1500.0, rules=Risk(buffer=0.5))
     assert fills(result) == [("A", 1, "buy", 100, 10.0), ("B", 3, "buy", 33, 12.0)]
     # A is carried at its last price and never sold.
     assert result.positions.xs("A", level="symbol")["price"].tolist() == [10.0] * 4
@@ -305,7 +305,7 @@ def test_other_exchanges_have_other_sessions():
     days = pd.to_datetime(["2024-08-22", "2024-08-23", "2024-08-27"])  # London closes on 26 August
     bars = frames({"VOD": [FLAT, FLAT, (9, 9, 9, 9)]}, days)
     signals = signals_frame([("VOD", 1, "buy")], days)
-    span = {"start": days[0], "end": days[-1], "capital": 1000.0, "buffer": 0.0}
+    span = {"start": days[0], "end": days[-1], "capital": 1000.0, "rules": Risk(buffer=0.0)}
     result = backtest(bars, actions_frame(), signals, calendar="XLON", **span)
     assert result.fills[["timestamp", "price"]].to_numpy().tolist() == [[days[2], 9.0]]
 
@@ -316,7 +316,7 @@ def test_a_session_may_close_before_its_date_has_begun_in_london():
     )  # Auckland closes at noon before Christmas
     bars = frames({"FPH": [FLAT, (9, 9, 9, 9), FLAT]}, days)
     signals = signals_frame([("FPH", 0, "buy"), ("FPH", 1, "sell")], days)
-    span = {"start": days[0], "end": days[-1], "capital": 1000.0, "buffer": 0.0}
+    span = {"start": days[0], "end": days[-1], "capital": 1000.0, "rules": Risk(buffer=0.0)}
     result = backtest(bars, actions_frame(), signals, calendar="XNZE", **span)
     assert result.fills[["timestamp", "price"]].to_numpy().tolist() == [[days[1], 9.0], [days[2], 10.0]]
     assert result.orders["created"].tolist() == [days[0], days[1]]
@@ -333,7 +333,7 @@ def test_a_symbol_may_have_a_dot():
 
 def test_signals_outside_the_range_are_left_out():
     bars, signals = frames({"A": [FLAT] * 5}), signals_frame([("A", 0, "buy"), ("A", 2, "buy")])
-    result = backtest(bars, actions_frame(), signals, start=DAYS[1], end=DAYS[3], capital=1000.0, buffer=0.0)
+    result = backtest(bars, actions_frame(), signals, start=DAYS[1], end=DAYS[3], capital=1000.0, rules=Risk(buffer=0.0))
     assert result.signals["timestamp"].tolist() == [DAYS[2]]
     assert (result.start, result.end, len(result.sessions)) == (DAYS[1], DAYS[3], 3)
 
@@ -362,7 +362,7 @@ def test_ranges_start_anew_and_compare_side_by_side():
     bars = frames({"A": [FLAT, FLAT, (20, 20, 20, 20), (20, 20, 20, 20), (10, 10, 10, 10)]})
     signals = signals_frame([("A", 0, "buy"), ("A", 2, "buy")])
     ranges = [(DAYS[0], DAYS[2]), (DAYS[2], DAYS[4])]
-    results = backtest_ranges(bars, actions_frame(), signals, ranges, capital=1000.0, buffer=0.0)
+    results = backtest_ranges(bars, actions_frame(), signals, ranges, capital=1000.0, rules=Risk(buffer=0.0))
     table = compare(results)
     assert table.index.tolist() == ["2024-01-02 to 2024-01-04", "2024-01-04 to 2024-01-08"]
     assert table["total return"].tolist() == [1.0, -0.5]
@@ -408,7 +408,7 @@ def test_mistakes_are_told_in_one_line(change, message):
         "start": DAYS[0],
         "end": DAYS[-1],
         "capital": 1000.0,
-        "buffer": 0.0,
+        "rules": Risk(buffer=0.0),
     }
     with pytest.raises(UserError, match=message) as caught:
         backtest(**(arguments | change))
@@ -457,7 +457,7 @@ def test_thirteen_years_of_real_stocks_equal_the_plain_ledger(sample, buffer):
     bars, actions = sample
     signals = crossings(bars, actions)
     span = {"start": pd.Timestamp("2000-03-01"), "end": pd.Timestamp("2013-03-01")}
-    result = backtest(bars, actions, signals, capital=100_000.0, buffer=buffer, **span)
+    result = backtest(bars, actions, signals, capital=100_000.0, rules=Risk(buffer=buffer), **span)
     assert len(result.fills) > 400
     assert_same(result, bars, actions, signals, buffer)
 
@@ -502,7 +502,7 @@ def markets(draw):
 def test_any_market_equals_the_plain_ledger_and_never_overspends(made, buffer, capital):
     bars, actions, signals, days = made
     span = {"start": days[0], "end": days[-1]}
-    result = backtest(bars, actions, signals, capital=float(capital), buffer=buffer, **span)
+    result = backtest(bars, actions, signals, capital=float(capital), rules=Risk(buffer=buffer), **span)
     assert_same(result, bars, actions, signals, buffer)
 
 
@@ -530,7 +530,7 @@ def test_stock_zipline_overspends_where_the_backtest_does_not(sample):
     stock = Record()
     with data_portal(market(bars, actions, start, end)) as portal:
         run(portal, start, end, 1e5, SimulationBlotter(), stock, lambda context: None, buy_at_todays_close)
-    ours = backtest(bars, actions, signals, start=start, end=end, capital=1e5, buffer=0.0)
+    ours = backtest(bars, actions, signals, start=start, end=end, capital=1e5, rules=Risk(buffer=0.0))
     assert min(cash for _, _, cash in stock.sessions) < 0 <= ours.lowest_cash
 
 

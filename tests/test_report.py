@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tradebot.backtest import Result, backtest
+from tradebot.config import Risk
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.report import tear_sheet
 from tradebot.signal_engine import generate, get_strategy
@@ -52,7 +53,7 @@ def signals_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
 
 
 def traded(bars: pd.DataFrame, signals: pd.DataFrame, actions: pd.DataFrame | None = None, **more) -> Result:
-    options = {"start": "2012-01-03", "end": "2012-01-10", "capital": 1000.0, "buffer": 0.0} | more
+    options = {"start": "2012-01-03", "end": "2012-01-10", "capital": 1000.0, "rules": Risk(buffer=0.0)} | more
     return backtest(bars, actions_frame() if actions is None else actions, signals, **options)
 
 
@@ -62,7 +63,7 @@ def real(sample) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
     bars, actions = sample
     signals, _ = generate(bars, actions, get_strategy("crossover"))
     span = bars.index.get_level_values("timestamp")
-    result = backtest(bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, buffer=0.005)
+    result = backtest(bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, rules=Risk(buffer=0.005))
     return result, bars, actions
 
 

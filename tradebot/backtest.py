@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .config import UserError
-from .risk import limit_price, shares_to_buy
+from .config import Risk, UserError
+from .risk import Portfolio, dollars, limit_price, size_buy, with_buy, with_sell
 from .sessions import sessions_between
 from .zipline_data import Market, market
 
@@ -21,40 +21,70 @@ if TYPE_CHECKING:
     from tradebot.zipline_engine import ArrayPortal, LimitBlotter, Record
 
 # %% ../nbs/08_backtest.ipynb #9354a799
-def initialize(context, signals: dict[pd.Timestamp, list[tuple[int, int, str]]], buffer: float) -> None:
-    """Take the signals, {session: [(number, asset number, 'buy' | 'sell')]} in symbol order, and the buffer of limits."""
+def initialize(
+    context, signals: dict[pd.Timestamp, list[tuple[int, int, str]]], rules: Risk, symbols: int
+) -> None:
+    """Take the signals, {session: [(number, asset number, 'buy' | 'sell')]} in symbol order, and the rules of sizing.
+
+    `symbols` is how many the universe has.
+    """
     from zipline.api import set_long_only, set_max_leverage
 
     set_long_only()
     set_max_leverage(1 + 1e-9)
-    context.signals, context.buffer = signals, buffer
+    context.signals, context.rules, context.symbols = signals, rules, symbols
     context.decisions = {}  # number of the signal -> id of its order, or why there is none
+    context.day_equity = context.peak_equity = context.portfolio.portfolio_value
 
 
 def handle_data(context, data) -> None:
     """Turn the signals known at this close into orders for the next session."""
+    equity = context.portfolio.portfolio_value
+    context.peak_equity = max(context.peak_equity, equity)
+    if today := context.signals.get(data.current_session):
+        _trade(context, data, today)
+    context.day_equity = equity
+
+
+def _trade(context, data, today: list[tuple[int, int, str]]) -> None:
     from zipline.api import order, sid
 
-    today = context.signals.get(data.current_session, ())
-    # A sum of floats carries dust; a millionth of a dollar must not decide about a share.
-    free = round(context.portfolio.cash, 6) if today else 0.0
-    for number, asset_number, signal_type in today:
+    room = _portfolio(context)
+    for number, asset_number, signal_type in sorted(today, key=lambda one: one[2] == "buy"):
         asset = sid(asset_number)
         if signal_type == "sell":
-            context.decisions[number] = _sell_all(context, asset)
+            context.decisions[number], sent = _sell_all(context, asset)
+            room = with_sell(room) if sent else room
             continue
-        limit = limit_price(data.current(asset, "close"), context.buffer)
-        shares = shares_to_buy(free, limit)
-        context.decisions[number] = order(asset, shares, limit_price=limit) or "no cash"
-        free = round(free - shares * limit, 6)
+        limit = limit_price(data.current(asset, "close"), context.rules.buffer)
+        shares, reason = size_buy(asset.symbol, limit, room, context.rules)
+        context.decisions[number] = order(asset, shares, limit_price=float(limit)) if shares else reason
+        room = with_buy(room, asset.symbol, shares, limit) if shares else room
 
 
-def _sell_all(context, asset) -> str:
+def _portfolio(context) -> Portfolio:
+    "zipline's account as sizing and limits see it: floats become exact dollars here."
+    held = context.portfolio.positions
+    values = {asset.symbol: dollars(one.amount * one.last_sale_price) for asset, one in held.items()}
+    return Portfolio(
+        free=dollars(context.portfolio.cash),
+        equity=dollars(context.portfolio.portfolio_value),
+        day_equity=dollars(context.day_equity),
+        peak_equity=dollars(context.peak_equity),
+        invested={symbol: value for symbol, value in values.items() if value},
+        orders_today=0,
+        symbols=context.symbols,
+    )
+
+
+def _sell_all(context, asset) -> tuple[str, bool]:
+    "The id of the order, or why there is none; and whether there is one."
     from zipline.api import get_open_orders, order
 
     if any(waiting.amount < 0 for waiting in get_open_orders(asset)):
-        return "already selling"
-    return order(asset, -context.portfolio.positions[asset].amount) or "nothing held"
+        return "already selling", False
+    order_id = order(asset, -context.portfolio.positions[asset].amount)
+    return order_id or "nothing held", bool(order_id)
 
 # %% ../nbs/08_backtest.ipynb #1e3c0aa7
 @dataclass(frozen=True)
@@ -114,18 +144,16 @@ def backtest(
     start: pd.Timestamp,
     end: pd.Timestamp,
     capital: float,
-    buffer: float,
+    rules: Risk,
     calendar: str = "XNYS",
 ) -> Result:
     """Trade the signals of the sessions from `start` to `end` with `capital` dollars, on daily bars as traded.
 
-    `buffer` is how far above the close a buy may fill: 0.005 is half a per cent. Signals outside the range are left out.
+    `rules` size and limit what is bought; its capital is not used. Signals outside the range are left out.
     Raises UserError for a range without sessions or bars, and for a signal that belongs to no bar.
     """
     span = [(start, end)]
-    (result,) = backtest_ranges(
-        bars, actions, signals, span, capital=capital, buffer=buffer, calendar=calendar
-    )
+    (result,) = backtest_ranges(bars, actions, signals, span, capital=capital, rules=rules, calendar=calendar)
     return result
 
 
@@ -136,7 +164,7 @@ def backtest_ranges(
     ranges: Iterable[tuple[pd.Timestamp, pd.Timestamp]],
     *,
     capital: float,
-    buffer: float,
+    rules: Risk,
     calendar: str = "XNYS",
 ) -> list[Result]:
     """`backtest` over each of several (start, end), in their order."""
@@ -145,7 +173,7 @@ def backtest_ranges(
     spans = [_sessions(bars, start, end, calendar) for start, end in ranges]
     whole = market(bars, actions, min(span[0] for span in spans), max(span[-1] for span in spans), calendar)
     with zipline_engine.data_portal(whole) as portal:
-        return [_backtest(portal, signals, span, capital, buffer) for span in spans]
+        return [_backtest(portal, signals, span, capital, rules) for span in spans]
 
 
 def _sessions(bars: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, calendar: str) -> pd.DatetimeIndex:
@@ -166,7 +194,7 @@ def _sessions(bars: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp, calend
 
 # %% ../nbs/08_backtest.ipynb #9dcd3d07
 def _backtest(
-    portal: "ArrayPortal", signals: pd.DataFrame, sessions: pd.DatetimeIndex, capital: float, buffer: float
+    portal: "ArrayPortal", signals: pd.DataFrame, sessions: pd.DatetimeIndex, capital: float, rules: Risk
 ) -> Result:
     from tqdm import tqdm
 
@@ -176,7 +204,8 @@ def _backtest(
     ours = signals[signals["timestamp"].between(start, end)].reset_index(drop=True)
     with tqdm(total=len(sessions), desc="backtest", unit=" sessions", leave=False, disable=None) as bar:
         record, blotter = Record(progress=bar.update), LimitBlotter()
-        arguments = {"signals": _by_session(portal.market, ours), "buffer": buffer}
+        signals_by_session = _by_session(portal.market, ours)
+        arguments = {"signals": signals_by_session, "rules": rules, "symbols": len(portal.market.symbols)}
         context = run(portal, start, end, capital, blotter, record, initialize, handle_data, **arguments)
     decided = _with_decisions(ours, context.decisions, blotter)
     result = _result(portal, record, blotter, decided, start, end, capital)

@@ -254,7 +254,8 @@ class LimitBlotter(SimulationBlotter):
         for asset, old_for_new in splits:
             for order in list(self.open_orders.get(asset, ())):
                 side = 1 if order.amount > 0 else -1
-                shares, order.limit = scale_order(abs(order.amount), order.limit, 1 / old_for_new)
+                shares, limit = scale_order(abs(order.amount), order.limit, 1 / old_for_new)
+                order.limit = None if limit is None else float(limit)
                 if shares:
                     order.amount = side * shares
                 else:

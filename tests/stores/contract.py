@@ -253,7 +253,7 @@ class StoreContract:
         ]
         assert columns["indicators"] == ["id", "symbol", "timestamp", "values"]
         assert set(columns["signals"]) == {
-            "id", "symbol", "timestamp", "signal_type", "details", "executed", "strategy"
+            "id", "symbol", "timestamp", "signal_type", "details", "executed", "strategy", "state", "reason", "decided"
         }  # fmt: skip
 
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -381,7 +381,7 @@ class StoreContract:
             pass
         with open_store(url).engine.transaction("ledger") as transaction:
             numbers = transaction.rows("SELECT number FROM migrations WHERE area = 'ledger' ORDER BY number")
-        assert numbers == [(1,), (2,)]
+        assert numbers == [(1,), (2,), (3,)]
 
     def test_writers_in_several_processes_lose_nothing(self, url: str) -> None:
         store = open_store(url)
@@ -531,7 +531,7 @@ class StoreContract:
                 "INSERT INTO migrations (area, number, applied) VALUES ('ledger', 99, '2030-01-01')"
             )
         with pytest.raises(
-            StoreError, match="is at ledger migration 99, and this version of tradebot knows 2"
+            StoreError, match="is at ledger migration 99, and this version of tradebot knows 3"
         ):
             open_store(url)
 

@@ -10,6 +10,7 @@ import pytest
 
 from stores.contract import PROCESSES, StoreContract, in_process, insert_signal, some_bars, write_signals
 from tradebot.config import UserError
+from tradebot.db_models import LEDGER_1, MARKET_1
 from tradebot.duckdb_engine import DuckEngine
 from tradebot.engine import StoreError, Written
 from tradebot.store import Store, open_store
@@ -77,23 +78,30 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None:
-    store = open_store(f"duckdb:///{tmp_path}/data")
-    store.write_bars(some_bars())
-    for area in ("market", "ledger"):
-        with store.engine.transaction(area, write=True) as transaction:
-            transaction.rows("DROP TABLE migrations; CREATE TABLE migrations (number INTEGER PRIMARY KEY)")
-            transaction.rows("INSERT INTO migrations VALUES (1)")
+    (tmp_path / "data").mkdir()
+    for area, sql in (("market", MARKET_1), ("ledger", LEDGER_1)):
+        with duckdb.connect(tmp_path / "data" / f"{area}.duckdb") as connection:
+            connection.execute("CREATE TYPE jsonb AS JSON; CREATE TABLE migrations (number INTEGER PRIMARY KEY)")
+            connection.execute(f"INSERT INTO migrations VALUES (1); {sql}")
             if area == "market":
-                transaction.rows("DROP VIEW daily_bars")
-    again = open_store(f"duckdb:///{tmp_path}/data")
-    assert [(version.taken, version.known) for version in again.engine.versions()] == [(2, 2), (2, 2)]
-    with again.engine.transaction("market") as transaction:
+                connection.execute("INSERT INTO raw_prices VALUES (7, 'S000', '2012-01-02', 1, 1, 1, 1, 1)")
+            else:
+                connection.execute(
+                    "INSERT INTO signals (strategy, symbol, timestamp, signal_type, details, executed) "
+                    "VALUES ('s', 'S000', '2012-01-02', 'buy', '{}', FALSE)"
+                )
+    store = open_store(f"duckdb:///{tmp_path}/data")
+    assert [(version.taken, version.known) for version in store.engine.versions()] == [(2, 2), (3, 3)]
+    with store.engine.transaction("market") as transaction:
         assert transaction.rows("SELECT area, number, applied IS NULL FROM migrations ORDER BY number") == [
             ("market", 1, True),
             ("market", 2, False),
         ]
         assert transaction.rows("SELECT count(*) FROM daily_bars") == [(0,)]
-    assert len(again.bars()) == 10
+        assert transaction.rows("SELECT id, symbol FROM raw_prices") == [(7, "S000")]
+    with store.engine.transaction("ledger") as transaction:
+        assert transaction.rows("SELECT id, state, executed FROM signals") == [(1, "NEW", False)]
+    assert len(store.bars()) == 1
 
 
 def test_a_file_that_is_read_in_the_middle_of_a_transaction_costs_nobody_a_commit(tmp_path: Path) -> None:

@@ -54,33 +54,21 @@ def filled(store: Store) -> Store:
     with store.engine.transaction("ledger", write=True) as ledger:
         ledger.rows("UPDATE signals SET executed = TRUE WHERE id = 2")
         ledger.upsert("orders", pd.DataFrame([order("a", Decimal("3.000001")), order("b", None)]))
+        fill = {"execution_id": "e", "order_id": 1, "account": "x", "symbol": "S000", "side": "buy"}
         ledger.upsert(
             "executions",
-            pd.DataFrame(
-                [
-                    {
-                        "execution_id": "e",
-                        "order_id": 1,
-                        "timestamp": MOMENT,
-                        "quantity": Decimal(2),
-                        "price": Decimal("9.99"),
-                    }
-                ]
-            ),
+            pd.DataFrame([{**fill, "timestamp": MOMENT, "quantity": Decimal(2), "price": Decimal("9.99")}]),
         )
-        ledger.upsert(
-            "account",
-            pd.DataFrame(
-                [
-                    {
-                        "id": "x",
-                        "cash": Decimal("123456789012.000001"),
-                        "reserved": Decimal(0),
-                        "updated": MOMENT,
-                    }
-                ]
-            ),
-        )
+        account = {"id": "x", "mode": "local", "cash": Decimal("123456789012.000001"), "reserved": Decimal(0)}
+        account |= {"day": None, "day_equity": None, "peak_equity": Decimal("0.5"), "halted": "é"}
+        ledger.upsert("account", pd.DataFrame([{**account, "opened": MOMENT, "updated": MOMENT}]))
+        position = {"account": "x", "symbol": "S000", "quantity": Decimal("2.5"), "reserved": Decimal(0)}
+        ledger.upsert("positions", pd.DataFrame([position]))
+        entry = {"account": "x", "entry_id": "d", "timestamp": MOMENT, "kind": "div", "symbol": None}
+        entry |= {"quantity": Decimal(0), "amount": Decimal("-0.000001"), "note": None}
+        ledger.upsert("entries", pd.DataFrame([entry]))
+        switch = {"name": "kill", "is_on": True, "reason": "why", "changed": MOMENT}
+        ledger.upsert("switches", pd.DataFrame([switch]))
     run = {
         "id": "r",
         "notebook": "n",
@@ -94,8 +82,10 @@ def filled(store: Store) -> Store:
 
 def order(key: str, limit: Decimal | None) -> dict:
     return {
-        "client_order_id": key, "signal_id": 1, "symbol": "S000", "side": "buy", "quantity": Decimal(2),
-        "limit_price": limit, "reserved": Decimal("6.000002"), "status": "new", "created": MOMENT, "updated": MOMENT,
+        "client_order_id": key, "account": "x", "signal_id": 1, "strategy": "s", "symbol": "S000", "side": "buy",
+        "attempt": 1, "quantity": Decimal(2), "limit_price": limit, "reserved": Decimal("6.000002"),
+        "filled": Decimal(0), "status": "new", "reason": None, "broker_order_id": None, "worker": None, "run": "r",
+        "good_until": MOMENT, "hold_until": MOMENT, "created": MOMENT, "submitted": None, "updated": MOMENT,
     }  # fmt: skip
 
 
