@@ -344,10 +344,29 @@ class Executor:
 
     # Passes
 
-    def once(self) -> Pass:
-        """One pass: start, trade, find out what became of each order, look again."""
-        self.start()
+    def turn(self) -> Pass:
+        """Read the clock, find out what is in flight, look, trade, and look again if something was sent."""
+        self._read_clock()
+        if not self._fresh():
+            self._resolve()
+            self.look()
+        else:
+            self._seen = self._seen._replace(account=self.broker.account())
         done = self.trade()
+        if any(choice.state != "EXPIRED" for choice in done.choices):
+            self._resolve()
+            done.halted = self.look()
+        return done
+
+    def _fresh(self) -> bool:
+        "Whether what was seen is recent enough to decide on, and nothing is in flight."
+        recent = time.monotonic() - self._looked < self.config.environment.polling_interval
+        return recent and not self._clock.driven and not self.book.orders(*IN_FLIGHT)
+
+    def once(self) -> Pass:
+        """Start, one turn, and then ask until it is known what became of each order that was sent."""
+        self.start()
+        done = self.turn()
         deadline, pause = time.monotonic() + self.config.execution.deadline, 0.05
         while self._resolve() and time.monotonic() < deadline:
             time.sleep(pause)
@@ -370,7 +389,7 @@ class Executor:
                 if not started:
                     self.start()
                     started = True
-                told(self._turn(poll))
+                told(self.turn())
                 pause = 0.25
                 busy = self.book.orders(*IN_FLIGHT)
                 wait = min(poll, 0.5) if busy else poll
@@ -381,20 +400,6 @@ class Executor:
                 continue
             wake.wait(wait)
             wake.clear()
-
-    def _turn(self, poll: float) -> Pass:
-        "One turn of the loop: what was seen less than `poll` seconds ago is good enough to trade a new signal on."
-        self._read_clock()
-        recent = time.monotonic() - self._looked < poll
-        if recent and not self.book.orders(*IN_FLIGHT):
-            self._seen = self._seen._replace(account=self.broker.account())
-            done = self.trade()
-            self._resolve()
-            done.halted = self.look() or done.halted
-            return done
-        self._resolve()
-        self.look()
-        return self.trade()
 
 
 def _ring(hints: Iterable[Any], wake: threading.Event) -> None:
