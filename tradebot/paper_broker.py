@@ -1044,7 +1044,8 @@ def _listen(port: int) -> list[socket.socket]:
     "Two listening sockets on loopback, the second one port above the first unless the system chooses."
     sockets = []
     for number in (port, port + 1 if port else 0):
-        one = socket.socket()
+        # Named as TCP, or asyncio would not send small pieces at once.
+        one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             one.bind(("127.0.0.1", number))
