@@ -29,9 +29,10 @@ setup: .venv/.ready ## install the locked dependencies into .venv (every other t
 	@$(UV) sync --quiet --frozen --python "$(PYTHON)"
 	@touch $@
 
-run: setup ## pipeline and backtest on the configured data (the bundled sample by default)
+run: setup ## pipeline, backtest, and three months of trading on the local paper broker (on the bundled sample by default)
 	@$(BIN)/tradebot run nbs/pipelines/pipeline.ipynb
 	@$(BIN)/tradebot run nbs/pipelines/backtest.ipynb
+	@$(BIN)/tradebot broker --from 2012-11-30 -- $(BIN)/tradebot run nbs/pipelines/execute.ipynb -p sessions=70
 
 test: check lessons pytest ## every check: sync of notebooks and package, lint, lessons, pytest
 

@@ -10,15 +10,49 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
-    {"db_models", "prices", "sessions", "kernels", "risk"},
-    {"engine", "columns", "timescale", "indicators", "providers", "quality", "zipline_data"},
+    {"db_models", "prices", "sessions", "kernels", "risk", "broker", "notify"},
+    {
+        "decisions",
+        "alpaca",
+        "exchange",
+        "engine",
+        "columns",
+        "timescale",
+        "indicators",
+        "providers",
+        "quality",
+        "zipline_data",
+    },
     {"duckdb_engine", "postgres_engine"},
     {"store", "signal_engine", "zipline_engine", "statistics", "charts", "page", "plates"},
-    {"data_fetch", "pipeline", "backtest", "report", "runs", "transfer"},
-    {"doctor"},
+    {
+        "data_fetch",
+        "pipeline",
+        "backtest",
+        "report",
+        "runs",
+        "transfer",
+        "kill_switch",
+        "book",
+        "paper_broker",
+    },
+    {"doctor", "sending", "reconcile"},
+    {"executor"},
+    {"trading"},
     {"cli"},
 ]
-PURE = {"prices", "risk", "quality", "kernels", "indicators", "signal_engine", "statistics"}
+PURE = {
+    "prices",
+    "risk",
+    "decisions",
+    "exchange",
+    "broker",
+    "quality",
+    "kernels",
+    "indicators",
+    "signal_engine",
+    "statistics",
+}
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")
 

@@ -108,7 +108,9 @@ def test_a_gap_up_costs_nothing_and_a_gap_down_is_bought_cheaper():
 
 
 def test_a_limit_below_one_dollar_keeps_its_hundredths_of_a_cent():
-    result = trade({"A": [(0.5, 0.5, 0.5, 0.5), (0.5024, 0.6, 0.5024, 0.6)]}, [("A", 0, "buy")], rules=Risk(buffer=0.005))
+    result = trade(
+        {"A": [(0.5, 0.5, 0.5, 0.5), (0.5024, 0.6, 0.5024, 0.6)]}, [("A", 0, "buy")], rules=Risk(buffer=0.005)
+    )
     assert result.orders["limit"].tolist() == [0.5025]
     assert fills(result)[0][-1] == 0.5024
 
@@ -333,7 +335,9 @@ def test_a_symbol_may_have_a_dot():
 
 def test_signals_outside_the_range_are_left_out():
     bars, signals = frames({"A": [FLAT] * 5}), signals_frame([("A", 0, "buy"), ("A", 2, "buy")])
-    result = backtest(bars, actions_frame(), signals, start=DAYS[1], end=DAYS[3], capital=1000.0, rules=Risk(buffer=0.0))
+    result = backtest(
+        bars, actions_frame(), signals, start=DAYS[1], end=DAYS[3], capital=1000.0, rules=Risk(buffer=0.0)
+    )
     assert result.signals["timestamp"].tolist() == [DAYS[2]]
     assert (result.start, result.end, len(result.sessions)) == (DAYS[1], DAYS[3], 3)
 

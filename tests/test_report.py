@@ -53,7 +53,12 @@ def signals_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
 
 
 def traded(bars: pd.DataFrame, signals: pd.DataFrame, actions: pd.DataFrame | None = None, **more) -> Result:
-    options = {"start": "2012-01-03", "end": "2012-01-10", "capital": 1000.0, "rules": Risk(buffer=0.0)} | more
+    options = {
+        "start": "2012-01-03",
+        "end": "2012-01-10",
+        "capital": 1000.0,
+        "rules": Risk(buffer=0.0),
+    } | more
     return backtest(bars, actions_frame() if actions is None else actions, signals, **options)
 
 
@@ -63,7 +68,9 @@ def real(sample) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
     bars, actions = sample
     signals, _ = generate(bars, actions, get_strategy("crossover"))
     span = bars.index.get_level_values("timestamp")
-    result = backtest(bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, rules=Risk(buffer=0.005))
+    result = backtest(
+        bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, rules=Risk(buffer=0.005)
+    )
     return result, bars, actions
 
 

@@ -20,7 +20,9 @@ def sheet(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bars, actions = sample
     signals, _ = generate(bars, actions, get_strategy("crossover"))
     span = bars.index.get_level_values("timestamp")
-    result = backtest(bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, rules=Risk(buffer=0.005))
+    result = backtest(
+        bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, rules=Risk(buffer=0.005)
+    )
     path = tmp_path_factory.mktemp("sheet") / "tearsheet.html"
     return tear_sheet(result, bars, actions, title="crossover", path=path)
 

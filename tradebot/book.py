@@ -579,6 +579,14 @@ class Book:
             _release(transaction, current, current.reserved)
             _finish(transaction, current, status, reason, self._wall())
 
+    def free(self, order: Order) -> None:
+        """The broker is through with a quarantined order: it stays quarantined, and holds nothing any more."""
+        with self._write() as transaction:
+            self._lock(transaction)
+            current = _order(transaction, order.id)
+            _release(transaction, current, current.reserved)
+            transaction.rows("UPDATE orders SET reserved = 0 WHERE id = $id", id=order.id)
+
     def rescale(self, order: Order, quantity: Decimal, limit: Decimal | None) -> None:
         """The broker has scaled an open order over a split: reserve for what it is now."""
         with self._write() as transaction:
@@ -620,6 +628,13 @@ class Book:
             transaction.rows(
                 "UPDATE account SET halted = $reason WHERE id = $id", id=self.account, reason=reason
             )
+
+    def begin_drawdown(self) -> Decimal:
+        """Measure the drawdown from the equity at the next look; the old baseline, in dollars."""
+        with self._write() as transaction:
+            row = self._lock(transaction)
+            transaction.rows("UPDATE account SET peak_equity = 0 WHERE id = $id", id=self.account)
+        return row.peak_equity or Decimal(0)
 
     def adjust(
         self, entry_id: str, now: datetime, symbol: str | None, shares: Decimal, amount: Decimal, note: str

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import trading
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -83,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _database_words(
         command("db", _upgrade, "the database: its tables, what is in it, moving it", symbols=False)
     )
+    trading.add_words(command, _Parser)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
 

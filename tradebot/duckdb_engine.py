@@ -123,6 +123,14 @@ class DuckEngine:
     @contextlib.contextmanager
     def transaction(self, area: Area, write: bool = False) -> Iterator[DuckTransaction]:
         """One transaction on an area's file. Raises StoreError where that is missing, held, damaged or not writable."""
+        # Attached for writing, a file that has gone, a disk that isn't mounted say, would come back empty.
+        if not self.path(area).exists():
+            raise StoreError(f"{self.path(area)} does not exist; `tradebot db init` creates it")
+        with self._transaction(area, write) as transaction:
+            yield transaction
+
+    @contextlib.contextmanager
+    def _transaction(self, area: Area, write: bool) -> Iterator[DuckTransaction]:
         path = self.path(area)
         thread_lock, connection = self._connection(area)
         with thread_lock, FairLock(path, self._patience).held(write), _explained(path), plain_interrupts():
@@ -183,7 +191,7 @@ class DuckEngine:
         for version in self.versions():
             check_version(version, str(self.path(version.area)))
             if version.taken < version.known:
-                with self.transaction(version.area, write=True) as transaction:
+                with self._transaction(version.area, write=True) as transaction:
                     transaction.rows("CREATE TYPE IF NOT EXISTS jsonb AS JSON")
                     _complete_record(transaction, version.area)
                     taken += migrate(transaction, (version.area,), server=False)

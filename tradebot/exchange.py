@@ -195,7 +195,7 @@ class Exchange:
         self.by_client[client_order_id] = order.id
         self._tell("new", order)
         if self.is_open and self.settings.fills == "auto":
-            self._match(order, self.price(symbol), self.now)
+            self.match(order, self.price(symbol), self.now)
         return order
 
     def _check(
@@ -297,8 +297,8 @@ class Exchange:
         if not held.quantity:
             del self.positions[symbol]
 
-    def _match(self, order: Order, price: Decimal, at: datetime, reached: Decimal | None = None) -> None:
-        "Fill at the price if the limit allows it, else at the limit if the bar reached it."
+    def match(self, order: Order, price: Decimal, at: datetime, reached: Decimal | None = None) -> None:
+        """Fill at the price if the limit allows it, else at the limit if the bar reached it."""
         if order.symbol in self.halted or not price or not order.left:
             return
         buying = order.side == "buy"
@@ -343,17 +343,17 @@ class Exchange:
         self._corporate_actions(session, at)
         bars = self._traded(session)
         self.prices |= {symbol: bar.open for symbol, bar in bars.items()}
-        for order in self._waiting():
+        for order in self.waiting():
             order.status = "new" if order.status == "accepted" else order.status
             if order.symbol in bars and self.settings.fills == "auto":
-                self._match(order, bars[order.symbol].open, at)
+                self.match(order, bars[order.symbol].open, at)
 
     def _close(self, session: datetime, at: datetime) -> None:
         bars = self._traded(session)
-        for order in self._waiting():
+        for order in self.waiting():
             if order.symbol in bars and self.settings.fills == "auto":
                 bar = bars[order.symbol]
-                self._match(order, bar.open, at, bar.low if order.side == "buy" else bar.high)
+                self.match(order, bar.open, at, bar.low if order.side == "buy" else bar.high)
             if order.good == "day" and order.left:
                 self.end(order, "expired")
         self.prices |= {symbol: bar.close for symbol, bar in bars.items()}
@@ -362,8 +362,8 @@ class Exchange:
         bars = self.market.sessions.get(session, {})
         return {symbol: bar for symbol, bar in bars.items() if bar.volume > 0 and symbol not in self.halted}
 
-    def _waiting(self) -> list[Order]:
-        "Open orders as they fill: sells first, then buys by symbol."
+    def waiting(self) -> list[Order]:
+        """Open orders as they fill: sells first, then buys by symbol."""
         waiting = [order for order in self.orders.values() if order.left]
         return sorted(waiting, key=lambda order: (order.side == "buy", order.symbol))
 
@@ -373,7 +373,7 @@ class Exchange:
         told = self.market.actions.get(session, [])
         for symbol, kind, value in sorted(told, key=lambda action: action[1] == "split"):
             if kind == "split":
-                self._split(symbol, value, at)
+                self.split(symbol, value, at)
             elif symbol in self.positions:
                 held = self.positions[symbol].quantity
                 # A dividend is told for the shares after a split of the same day.
@@ -389,10 +389,11 @@ class Exchange:
                     net_amount=str(amount),
                 )
 
-    def _split(self, symbol: str, ratio: Decimal, at: datetime) -> None:
+    def split(self, symbol: str, ratio: Decimal, at: datetime, told: bool = True) -> None:
+        """Multiply shares and divide prices; `told` says whether the statement has a line about it."""
         if symbol in self.prices:
             self.prices[symbol] /= ratio
-        for order in self._waiting():
+        for order in self.waiting():
             if order.symbol == symbol:
                 shares, limit = scale_order(int(order.quantity), order.limit, ratio)
                 order.quantity, order.limit = Decimal(shares), limit
@@ -404,7 +405,8 @@ class Exchange:
             in_lieu = round((held.quantity * ratio - whole) * cost, 2)
             change, held.cost = whole - held.quantity, cost
             self.cash += in_lieu
-            self._line("SPLIT", at, symbol=symbol, qty=str(change), net_amount=str(in_lieu))
+            if told:
+                self._line("SPLIT", at, symbol=symbol, qty=str(change), net_amount=str(in_lieu))
             held.quantity = whole
             if not whole:
                 del self.positions[symbol]

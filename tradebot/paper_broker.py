@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Journal', 'Fault', 'order_json', 'asset_id', 'account_json', 'position_json', 'asset_json', 'Desk', 'Owner', 'Stream',
-           'Server', 'Addresses', 'open_desk', 'served']
+           'Server', 'Addresses', 'open_desk', 'served', 'wind']
 
 # %% ../nbs/11_paper_broker.ipynb #4178e0a3
 import asyncio
@@ -603,7 +603,9 @@ class Owner:
             case ("POST", "trades"):
                 self.trade(body)
             case ("POST", "splits"):
-                exchange._split(body["symbol"], Decimal(str(body["ratio"])), exchange.now)
+                exchange.split(
+                    body["symbol"], Decimal(str(body["ratio"])), exchange.now, told=body.get("line", True)
+                )
             case ("POST", "account"):
                 exchange.shown = body
             case ("POST", "rate"):
@@ -667,8 +669,8 @@ class Owner:
             else:
                 exchange.prices[symbol] = Decimal(str(told))
         if exchange.is_open and exchange.settings.fills == "auto":
-            for order in exchange._waiting():
-                exchange._match(order, exchange.price(order.symbol), exchange.now)
+            for order in exchange.waiting():
+                exchange.match(order, exchange.price(order.symbol), exchange.now)
 
     def act(self, order: Order, what: str, body: dict[str, Any]) -> None:
         """Fill, cancel, reject or expire an order, as the broker's own doing."""
@@ -1086,3 +1088,20 @@ async def _tick(server: Server, store: Store | None) -> None:
         exchange.advance(datetime.now(UTC).replace(tzinfo=None), known_only=True)
         server.keep()
         await asyncio.sleep(1)
+
+# %% ../nbs/11_paper_broker.ipynb #6033bfae
+def wind(config: Config, to: str) -> None:
+    """Wind the configured local broker's clock to just after the next "open" or "close". Raises UserError if it can't be."""
+    import requests
+
+    base, _, port = config.execution.url.rpartition(":")
+    session = requests.Session()
+    session.trust_env = False
+    try:
+        with session, session.post(f"{base}:{int(port) + 1}/clock", json={"to": to}, timeout=30) as answer:
+            if answer.status_code != 200:
+                raise UserError(f"the paper broker's clock cannot be wound: {answer.json().get('message')}")
+    except requests.RequestException as error:
+        raise UserError(
+            f"there is no paper broker at {config.execution.url} ({type(error).__name__}); start `tradebot broker`"
+        ) from None

@@ -148,6 +148,25 @@ class Reconciler:
                         "reject", f"{order.side} {order.quantity:f} {order.symbol} was rejected later", order
                     )
 
+        for order in self._book.orders("QUARANTINED"):
+            if (
+                order.reserved
+                and (found := self._broker.find(order.client_order_id))
+                and found.status in FINAL
+            ):
+                self._book.free(order)
+
+    def accept(self, seen: Seen, now: datetime, note: str) -> None:
+        """Enter what our books and the broker's differ in, as a person has decided."""
+        stamp, cash = f"{now:%Y-%m-%dT%H:%M:%S.%f}", seen.account.cash - self._book.row().cash
+        if cash:
+            self._book.adjust(f"adjustment {stamp} cash", now, None, Decimal(0), cash, note)
+        ours = self._book.positions()
+        for symbol in sorted({*ours, *seen.holdings}):
+            theirs = seen.holdings[symbol].quantity if symbol in seen.holdings else Decimal(0)
+            if change := theirs - ours.get(symbol, Decimal(0)):
+                self._book.adjust(f"adjustment {stamp} {symbol}", now, symbol, change, Decimal(0), note)
+
     def _rescale(self, order: Order, found: BrokerOrder) -> None:
         "A waiting order changes its quantity over a split, and by nothing else that we would do."
         ratios = self._splits(order.symbol)

@@ -80,8 +80,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for area, sql in (("market", MARKET_1), ("ledger", LEDGER_1)):
-        with duckdb.connect(tmp_path / "data" / f"{area}.duckdb") as connection:
-            connection.execute("CREATE TYPE jsonb AS JSON; CREATE TABLE migrations (number INTEGER PRIMARY KEY)")
+        with duckdb.connect() as connection:
+            file = tmp_path / "data" / f"{area}.duckdb"
+            connection.execute(f"ATTACH '{file}' AS store (STORAGE_VERSION 'v1.5.0'); USE store")
+            connection.execute(
+                "CREATE TYPE jsonb AS JSON; CREATE TABLE migrations (number INTEGER PRIMARY KEY)"
+            )
             connection.execute(f"INSERT INTO migrations VALUES (1); {sql}")
             if area == "market":
                 connection.execute("INSERT INTO raw_prices VALUES (7, 'S000', '2012-01-02', 1, 1, 1, 1, 1)")
