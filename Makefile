@@ -51,8 +51,9 @@ lint: setup ## ruff on the package, notebooks, tests and benchmarks
 lessons: setup ## run every notebook's cells
 	@$(BIN)/nbdev-test --n-workers 2
 
-pytest: setup ## contracts, properties, faults, parity, browser
-	@$(BIN)/python -m pytest
+pytest: setup ## contracts, properties, faults, parity, browser (the fault matrix waits more than it works: four at a time)
+	@$(BIN)/python -m pytest -n 4 tests/execution
+	@$(BIN)/python -m pytest --ignore tests/execution
 
 export: setup ## notebooks -> package, notebooks cleaned and formatted
 	@$(BIN)/ruff format --quiet nbs && $(BIN)/nbdev-export && $(BIN)/nbdev-clean

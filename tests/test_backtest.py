@@ -141,6 +141,98 @@ def test_cash_of_a_buy_that_expired_is_free_again():
     assert outcomes(result) == [("expired", "limit not reached"), ("filled", "at the open")]
 
 
+# ---------------------------------------------------------------------------------------------- sizing and limits
+
+FALL = [FLAT, FLAT, (9, 9, 9, 9), (9, 9, 9, 9), (8, 8, 8, 8)]
+HALF = {"buffer": 0.0, "sizing": "fraction", "fraction": 0.5}
+
+
+def test_a_fraction_of_equity_is_bought_and_the_rest_stays():
+    prices = {"A": [FLAT] * 5, "B": [(300, 300, 300, 300)] * 5}
+    rules = Risk(buffer=0.0, sizing="fraction", fraction=0.25)
+    result = trade(prices, [("A", 0, "buy"), ("B", 0, "buy"), ("A", 2, "buy")], rules=rules)
+    assert fills(result) == [("A", 1, "buy", 25, 10.0), ("A", 3, "buy", 25, 10.0)]
+    assert outcomes(result)[1] == ("skipped", "no room: fraction 0.25 of equity")
+
+
+def test_equal_weight_gives_each_symbol_of_the_universe_its_part():
+    prices = {symbol: [FLAT] * 5 for symbol in "ABCD"}
+    rules = Risk(buffer=0.0, sizing="equal_weight")
+    result = trade(prices, [("A", 0, "buy"), ("A", 2, "buy"), ("B", 2, "buy")], rules=rules)
+    assert fills(result) == [("A", 1, "buy", 25, 10.0), ("B", 3, "buy", 25, 10.0)]
+    assert outcomes(result)[1] == ("skipped", "no room: its weight is reached")
+
+
+def test_max_order_caps_each_order():
+    prices = {"A": [FLAT] * 5, "B": [(100, 100, 100, 100)] * 5}
+    signals = [("A", 0, "buy"), ("B", 0, "buy"), ("A", 2, "buy")]
+    result = trade(prices, signals, rules=Risk(buffer=0.0, max_order=95))
+    assert fills(result) == [("A", 1, "buy", 9, 10.0), ("A", 3, "buy", 9, 10.0)]
+    assert outcomes(result)[1] == ("skipped", "no room: max_order is 95")
+
+
+def test_max_position_caps_what_is_held_at_its_price_now():
+    prices = {"A": [FLAT, FLAT, FLAT, (9, 9, 9, 9), (9, 9, 9, 9)]}
+    signals = [("A", day, "buy") for day in (0, 2, 3)]
+    result = trade(prices, signals, rules=Risk(buffer=0.0, max_position=300))
+    # Thirty shares at 9.00 leave room for three.
+    assert fills(result) == [("A", 1, "buy", 30, 10.0), ("A", 4, "buy", 3, 9.0)]
+    assert outcomes(result)[1] == ("skipped", "no room: max_position is 300")
+
+
+def test_max_positions_counts_the_buys_of_the_same_close():
+    prices = {"A": [FLAT] * 5, "B": [FLAT] * 5}
+    signals = [("A", 0, "buy"), ("B", 0, "buy"), ("A", 1, "sell"), ("B", 1, "buy"), ("B", 2, "buy")]
+    result = trade(prices, signals, rules=Risk(buffer=0.0, max_order=100, max_positions=1))
+    full = ("skipped", "1 positions, max_positions is 1")
+    # A position that is being sold is held until it is sold.
+    assert [outcomes(result)[number] for number in (1, 3)] == [full, full]
+    assert fills(result)[-1] == ("B", 3, "buy", 10, 10.0)
+
+
+def test_max_orders_per_day_counts_sells_and_stops_only_buys():
+    prices = {symbol: [FLAT] * 5 for symbol in "ABC"}
+    signals = [("A", 0, "buy"), ("B", 0, "buy"), ("A", 2, "sell"), ("C", 2, "buy"), ("C", 3, "buy")]
+    rules = Risk(buffer=0.0, max_order=100, max_orders_per_day=1)
+    result = trade(prices, signals, rules=rules)
+    spent = ("skipped", "1 orders today, max_orders_per_day is 1")
+    assert [outcomes(result)[number] for number in (1, 3)] == [spent, spent]
+    assert [row[:3] for row in fills(result)] == [("A", 1, "buy"), ("A", 3, "sell"), ("C", 4, "buy")]
+    two_sells = trade(
+        {symbol: [FLAT] * 5 for symbol in "AB"},
+        [("A", 0, "buy"), ("B", 1, "buy"), ("A", 2, "sell"), ("B", 2, "sell")],
+        rules=rules,
+    )
+    assert [row[:3] for row in fills(two_sells)][2:] == [("A", 3, "sell"), ("B", 3, "sell")]
+
+
+def test_max_daily_loss_stops_buys_for_the_session_and_never_sells():
+    prices = {"A": FALL, "B": [FLAT] * 5}
+    signals = [("A", 0, "buy"), ("A", 2, "sell"), ("B", 2, "buy"), ("B", 3, "buy")]
+    result = trade(prices, signals, rules=Risk(**HALF, max_daily_loss=0.05))
+    assert result.sessions["equity"].tolist()[:3] == [1000, 1000, 950]
+    assert outcomes(result)[1:] == [
+        ("filled", "at the open"),
+        ("skipped", "loss today of 5.0%, max_daily_loss is 5.0%"),
+        ("filled", "at the open"),
+    ]
+    looser = trade(prices, signals, rules=Risk(**HALF, max_daily_loss=0.0501))
+    assert outcomes(looser)[2] == ("filled", "at the open")
+
+
+def test_max_drawdown_stops_buys_until_equity_is_near_its_peak_again():
+    prices = {"A": [FLAT, FLAT, (12, 12, 12, 12), FLAT, (11, 11, 11, 11)], "B": [FLAT] * 5}
+    signals = [("A", 0, "buy"), ("B", 2, "buy"), ("B", 3, "buy"), ("B", 4, "buy")]
+    rules = Risk(**HALF, max_order=500, max_drawdown=0.09)
+    result = trade(prices, signals[:1] + signals[2:], rules=rules)
+    assert result.sessions["equity"].tolist() == [1000, 1000, 1100, 1000, 1050]
+    assert outcomes(result)[1:] == [
+        ("skipped", "drawdown of 9.1%, max_drawdown is 9.0%"),
+        ("open", "at the end"),
+    ]
+    assert outcomes(trade(prices, signals[:2], rules=rules))[1] == ("filled", "at the open")
+
+
 # --------------------------------------------------------------------------------------------------- sells
 
 

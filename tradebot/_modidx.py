@@ -31,6 +31,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tradebot.alpaca._list': ('alpaca.html#_list', 'tradebot/alpaca.py'),
                                  'tradebot.alpaca._said': ('alpaca.html#_said', 'tradebot/alpaca.py'),
                                  'tradebot.alpaca._stamp': ('alpaca.html#_stamp', 'tradebot/alpaca.py'),
+                                 'tradebot.alpaca._text': ('alpaca.html#_text', 'tradebot/alpaca.py'),
                                  'tradebot.alpaca._wait': ('alpaca.html#_wait', 'tradebot/alpaca.py'),
                                  'tradebot.alpaca._wrong_keys': ('alpaca.html#_wrong_keys', 'tradebot/alpaca.py'),
                                  'tradebot.alpaca.get_broker': ('alpaca.html#get_broker', 'tradebot/alpaca.py'),

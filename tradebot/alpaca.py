@@ -205,14 +205,14 @@ class AlpacaBroker:
         """Send an order, once; never raises."""
         body = {
             "symbol": order.symbol,
-            "qty": f"{order.quantity:f}",
+            "qty": _text(order.quantity),
             "side": order.side,
             "type": "market" if order.limit is None else "limit",
             "time_in_force": order.good,
             "client_order_id": order.client_order_id,
         }
         if order.limit is not None:
-            body["limit_price"] = f"{order.limit:f}"
+            body["limit_price"] = _text(order.limit)
 
         def parse(raw: Any) -> BrokerOrder:
             found = read_order(raw)
@@ -409,6 +409,11 @@ def _wait(headers: Any) -> float:
         except (KeyError, ValueError):
             wait = 1.0
     return min(max(wait, 0.05), 60.0)
+
+
+def _text(amount: Decimal) -> str:
+    "Without zeros behind: a broker may count decimals."
+    return f"{amount.normalize():f}"
 
 
 def _stamp(at: datetime) -> str:

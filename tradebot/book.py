@@ -12,8 +12,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from .broker import Account, Activity, BrokerOrder, Holding, NewOrder, Side, client_order_id
 from .decisions import Books, Choice, Pending
 from .engine import Transaction
@@ -96,14 +94,17 @@ def open_account(
 ) -> bool:
     """Start the books of an account with what the broker says; whether they were new."""
     with store.engine.transaction("ledger", write=True) as transaction:
-        known = transaction.rows("SELECT 1 FROM account WHERE id = $id", id=account.id)
-        if known:
-            return False
-        frame = pd.DataFrame(
-            [(account.id, mode, account.cash, Decimal(0), None, None, account.equity, None, now, now)],
-            columns=["id", "mode", *_ACCOUNT.split(", ")],
+        opened = transaction.rows(
+            "INSERT INTO account (id, mode, cash, reserved, peak_equity, opened, updated) "
+            "VALUES ($id, $mode, $cash, 0, $equity, $now, $now) ON CONFLICT (id) DO NOTHING RETURNING id",
+            id=account.id,
+            mode=mode,
+            cash=account.cash,
+            equity=account.equity,
+            now=now,
         )
-        transaction.upsert("account", frame)
+        if not opened:
+            return False
         _enter(transaction, account.id, "opening cash", now, "opening", None, Decimal(0), account.cash)
         for symbol, holding in holdings.items():
             _enter(
@@ -450,8 +451,13 @@ class Book:
 
     # T4
 
-    def adopt(self, found: BrokerOrder, reserve: Decimal, now: datetime, hold_until: datetime) -> None:
-        """Write the row of an order of ours that the broker has and the books don't."""
+    def adopt(
+        self, found: BrokerOrder, filled: Decimal, reserve: Decimal, now: datetime, hold_until: datetime
+    ) -> None:
+        """Write the row of an order of ours that the broker has and the books don't.
+
+        `filled` shares of it are in the books already, as part of what the account was opened with.
+        """
         with self._write() as transaction:
             self._lock(transaction)
             known = transaction.rows(
@@ -468,7 +474,7 @@ class Book:
                 "quantity": found.quantity,
                 "limit_price": found.limit,
                 "reserved": reserve,
-                "filled": Decimal(0),
+                "filled": filled,
                 "status": "ACKED",
                 "reason": "found at the broker",
                 "broker_order_id": found.id,

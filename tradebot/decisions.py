@@ -7,7 +7,7 @@ __all__ = ['Pending', 'Books', 'Facts', 'Choice', 'free_cash', 'equity', 'portfo
 
 # %% ../nbs/12a_decisions.ipynb #7e4db05f
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple
@@ -142,21 +142,26 @@ def _buy(
 def decide(
     signals: Sequence[Pending], books: Books, facts: Facts, rules: Risk, settings: Execution, symbols: int
 ) -> list[Choice]:
-    """A choice for every signal: sells first, then buys by symbol, each net of those before.
+    """A choice for every signal, bar by bar: sells first, then buys by symbol, each net of those before.
 
-    `symbols` is how many the universe has. What is claimed never reserves more than is free.
+    `symbols` is how many the universe has. What is claimed never reserves more than is free, nor sells more than is held.
     """
     choices = []
     room = portfolio(books, facts, Decimal(str(settings.pad)), symbols)
+    open_buys, open_sells = dict(books.open_buys), dict(books.open_sells)
+    books = replace(books, open_buys=open_buys, open_sells=open_sells)
     for signal in sorted(signals, key=lambda one: (one.bar, one.side == "buy", one.symbol)):
         if facts.now >= signal.good_until:
             choice = Choice(signal, "EXPIRED", f"too old since {signal.good_until:%Y-%m-%d %H:%M}")
         elif signal.side == "sell":
             choice = _sell(signal, books)
-            room = with_sell(room) if choice.shares else room
+            if choice.shares:
+                room = with_sell(room)
+                open_sells[signal.symbol] = open_sells.get(signal.symbol, Decimal(0)) + choice.reserve
         else:
             choice = _buy(signal, books, facts, room, rules, settings)
             if choice.shares:
                 room = with_buy(room, signal.symbol, int(choice.shares), choice.reserve / choice.shares)
+                open_buys[signal.symbol] = open_buys.get(signal.symbol, Decimal(0)) + choice.reserve
         choices.append(choice)
     return choices

@@ -204,7 +204,8 @@ class Executor:
         with self.store.engine.transaction("ledger") as transaction:
             if transaction.rows("SELECT 1 FROM account WHERE id = $id", id=self.account.id):
                 return
-        since = self.now() - timedelta(days=1)
+        # A thorough look goes back a week, and some lines have a date only: none of that may count again.
+        since = self.now() - timedelta(days=9)
         for _ in range(10):
             before = self.broker.activities(since)
             account, holdings = self.broker.account(), self.broker.positions()

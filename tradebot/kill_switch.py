@@ -25,7 +25,7 @@ class KillState(NamedTuple):
 def read_switch(store: Store, file: Path) -> KillState:
     """The state of the switch; what can't be read counts as on."""
     try:
-        file.stat()
+        file.lstat()
         return KillState(True, f"{file} exists")
     except FileNotFoundError:
         pass
@@ -40,23 +40,28 @@ def read_switch(store: Store, file: Path) -> KillState:
 
 # %% ../nbs/12b_kill_switch.ipynb #8d347c23
 def turn_on(store: Store, file: Path, reason: str, now: datetime) -> None:
-    """Stop buying. Raises StoreError if the row couldn't be written; the switch is on all the same, on this machine."""
+    """Stop buying. Raises StoreError or UserError if row or file couldn't be written; the text says what stops buying."""
+    failed = ""
     try:
         file.write_text(f"{now:%Y-%m-%d %H:%M} UTC: {reason}\n", encoding="utf-8")
-    finally:
-        _write(store, True, reason, now)
+    except OSError as error:
+        failed = f"{file} could not be written ({error.strerror})"
+    kept = f"{failed} either: buying may go on" if failed else "the file stops buying on this machine"
+    _write(store, True, reason, now, kept)
+    if failed:
+        raise UserError(f"{failed}; the switch's row stops buying all the same")
 
 
 def turn_off(store: Store, file: Path, reason: str, now: datetime) -> None:
     """Go on buying. Raises StoreError or UserError, and leaves the switch on, if row or file can't be changed."""
-    _write(store, False, reason, now)
+    _write(store, False, reason, now, "buying stays stopped")
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{file} cannot be removed ({error.strerror}); buying stays stopped") from None
 
 
-def _write(store: Store, on: bool, reason: str, now: datetime) -> None:
+def _write(store: Store, on: bool, reason: str, now: datetime, kept: str) -> None:
     sql = (
         "INSERT INTO switches (name, is_on, reason, changed) VALUES ('kill', $is_on, $reason, $now) "
         "ON CONFLICT (name) DO UPDATE SET is_on = excluded.is_on, reason = excluded.reason, changed = excluded.changed"
@@ -65,5 +70,4 @@ def _write(store: Store, on: bool, reason: str, now: datetime) -> None:
         with store.engine.transaction("ledger", write=True) as transaction:
             transaction.rows(sql, is_on=on, reason=reason, now=now)
     except StoreError as error:
-        kept = "the file stops buying on this machine" if on else "buying stays stopped"
         raise StoreError(f"the switch's row could not be written; {kept}: {error}") from None

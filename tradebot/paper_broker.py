@@ -1029,9 +1029,15 @@ def served(
         await stop.wait()
         for one in servers:
             one.should_exit = True
-        await asyncio.gather(*tasks[:2])
+        for task in tasks[2:]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(work(),), daemon=True)
+    def run() -> None:
+        loop.run_until_complete(work())
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     ready.wait()
     try:
@@ -1043,21 +1049,28 @@ def served(
 
 
 def _listen(port: int) -> list[socket.socket]:
-    "Two listening sockets on loopback, the second one port above the first unless the system chooses."
-    sockets = []
-    for number in (port, port + 1 if port else 0):
-        # Named as TCP, or asyncio would not send small pieces at once.
-        one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    "Two listening sockets on loopback, the second one port above the first; from port 0 on, some pair that is free."
+    for _ in range(100):
+        sockets: list[socket.socket] = []
         try:
-            one.bind(("127.0.0.1", number))
+            for offset in (0, 1):
+                # Named as TCP, or asyncio would not send small pieces at once.
+                one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+                sockets.append(one)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                first = sockets[0].getsockname()[1] if offset else port
+                one.bind(("127.0.0.1", first + offset))
+                one.listen(128)
+            return sockets
         except OSError as error:
-            raise UserError(
-                f"port {number} cannot be had ({error.strerror}); is a paper broker running already?"
-            ) from None
-        one.listen(128)
-        sockets.append(one)
-    return sockets
+            for one in sockets:
+                one.close()
+            reason = error.strerror
+            if port:
+                break
+    raise UserError(
+        f"ports {port} and {port + 1} cannot be had ({reason}); is a paper broker running already?"
+    )
 
 
 def _protocol(server: Server) -> type:

@@ -62,10 +62,10 @@ class Reconciler:
         since = self._book.row().updated - timedelta(days=7 if thorough else 1)
         if thorough:
             for found in self._broker.recent_orders(since):
-                self._adopt_if_lost(found, now)
+                self._adopt_if_lost(found, now, since)
         open_orders = self._broker.open_orders()
         for found in open_orders:
-            self._adopt_if_lost(found, now)
+            self._adopt_if_lost(found, now, since)
         self._book_statement(since, now)
         self._follow({found.client_order_id: found for found in open_orders})
         # Whatever was filled since the statement was read shows as a difference, and is gone on the next look.
@@ -74,16 +74,19 @@ class Reconciler:
         words = difference(self._book.row().cash, self._book.positions(), account, holdings)
         return Seen(account, holdings, self._foreign(open_orders), words)
 
-    def _adopt_if_lost(self, found: BrokerOrder, now: datetime) -> None:
-        "Write the row of an order that has our mark and no row: the database was restored from before it."
+    def _adopt_if_lost(self, found: BrokerOrder, now: datetime, since: datetime) -> None:
+        "Write the row of an order that has our mark and no row: the database was lost, or restored from before it."
         if not found.client_order_id.startswith(PREFIX) or self._book.by_client_id(found.client_order_id):
             return
-        self._book.adopt(found, _worst(found, self._broker), now, close_after(now, self._calendar))
-        self._tell(
-            "halt",
-            f"{found.side} {found.quantity:f} {found.symbol} was found at the broker and adopted",
-            None,
-        )
+        lines = self._book.unbooked(self._broker.activities(since))
+        if self._broker.order(found.id).filled != found.filled:
+            return  # it fills just now: on the next look
+        to_come = sum((line.quantity for line in lines if line.order_id == found.id), Decimal(0))
+        filled = found.filled - to_come
+        reserve = _worst(found, self._broker, found.quantity - filled)
+        self._book.adopt(found, filled, reserve, now, close_after(now, self._calendar).to_pydatetime())
+        name = f"{found.side} {found.quantity.normalize():f} {found.symbol}"
+        self._tell("reject", f"{name} was found at the broker and not in our books; it is followed now", None)
 
     def _foreign(self, open_orders: list[BrokerOrder]) -> Decimal:
         "Dollars that open buys of others may still spend; each such order is reported once."
@@ -97,25 +100,32 @@ class Reconciler:
                     found.quantity,
                     found.symbol,
                 )
-        return sum((_worst(found, self._broker) for found in foreign if found.side == "buy"), Decimal(0))
+        return sum(
+            (
+                _worst(found, self._broker, found.quantity - found.filled)
+                for found in foreign
+                if found.side == "buy"
+            ),
+            Decimal(0),
+        )
 
     # The statement
 
     def _book_statement(self, since: datetime, now: datetime) -> None:
         for line in self._book.unbooked(self._broker.activities(since)):
             if line.kind == "FILL" and line.order_id and not self._book.order_of(line.order_id):
-                self._link(line, now)
+                self._link(line, now, since)
             if self._book.book(line):
                 self._announce(line)
 
-    def _link(self, line: Activity, now: datetime) -> None:
+    def _link(self, line: Activity, now: datetime, since: datetime) -> None:
         "Find out whether a fill of an order without a broker's id in our books is of one of ours."
         found = self._broker.order(line.order_id)
         order = self._book.by_client_id(found.client_order_id)
         if order and order.status not in OVER:
             self._book.acknowledge(order, found.id, now)
         elif found.client_order_id.startswith(PREFIX) and order is None:
-            self._adopt_if_lost(found, now)
+            self._adopt_if_lost(found, now, since)
 
     def _announce(self, line: Activity) -> None:
         if line.kind == "FILL":
@@ -187,9 +197,8 @@ class Reconciler:
                 self._book.adjust(entry, now, symbol, theirs - ours, Decimal(0), note)
 
 
-def _worst(found: BrokerOrder, broker: Broker) -> Decimal:
-    "What an order may still take: shares of a sell, dollars of a buy; of a buy without a limit the quote and a tenth."
-    left = found.quantity - found.filled
+def _worst(found: BrokerOrder, broker: Broker, left: Decimal) -> Decimal:
+    "What `left` shares of an order may still take: shares of a sell, dollars of a buy; without a limit the quote and a tenth."
     if found.side == "sell":
         return left
     if found.limit is None:

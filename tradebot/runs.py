@@ -22,6 +22,7 @@ from secrets import token_hex
 from typing import Any
 
 from .config import Config, UserError
+from .notify import notifying
 from .prices import fingerprint
 from .store import Store
 
@@ -252,7 +253,7 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
         "output": None,
         "error": None,
     }
-    with _staged(config.reports, run_id) as folder:
+    with notifying(config) as notify, _staged(config.reports, run_id) as folder:
         store.write_run(**record)
         error = "interrupted"
         try:
@@ -261,6 +262,8 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
             published = config.reports / (f"{run_id}-failed" if error else run_id)
             summary = _publish(folder, published, config.secrets)
             _finish(store, record, _utc_now(), error, published.name)
+            if error:
+                notify("failed-run", f"{notebook.name} failed: {error}", {"run": run_id})
     return Run(run_id, not error, published, summary, error)
 
 

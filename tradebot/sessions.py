@@ -7,6 +7,7 @@ __all__ = ['INTERVALS', 'exchange_calendar', 'sessions_between', 'last_complete'
            'last_close', 'close_after']
 
 # %% ../nbs/01b_sessions.ipynb #6080ed7c
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -89,19 +90,19 @@ def bar_after(
     return label
 
 
-def last_open(now: pd.Timestamp, calendar: str = "XNYS") -> pd.Timestamp:
+def last_open(now: pd.Timestamp | datetime, calendar: str = "XNYS") -> pd.Timestamp:
     """The newest opening of the exchange at or before `now`, both in UTC without a time zone."""
     opens = exchange_calendar(calendar).opens
-    return opens.iloc[opens.searchsorted(now.tz_localize("UTC"), side="right") - 1].tz_localize(None)
+    return opens.iloc[opens.searchsorted(pd.Timestamp(now, tz="UTC"), side="right") - 1].tz_localize(None)
 
 
-def last_close(now: pd.Timestamp, calendar: str = "XNYS") -> pd.Timestamp:
+def last_close(now: pd.Timestamp | datetime, calendar: str = "XNYS") -> pd.Timestamp:
     """The newest close of the exchange at or before `now`, both in UTC without a time zone."""
     closes = exchange_calendar(calendar).closes
-    return closes.iloc[closes.searchsorted(now.tz_localize("UTC"), side="right") - 1].tz_localize(None)
+    return closes.iloc[closes.searchsorted(pd.Timestamp(now, tz="UTC"), side="right") - 1].tz_localize(None)
 
 
-def close_after(now: pd.Timestamp, calendar: str = "XNYS") -> pd.Timestamp:
+def close_after(now: pd.Timestamp | datetime, calendar: str = "XNYS") -> pd.Timestamp:
     """The first close of the exchange after `now`, both in UTC without a time zone."""
     closes = exchange_calendar(calendar).closes
-    return closes.iloc[closes.searchsorted(now.tz_localize("UTC"), side="right")].tz_localize(None)
+    return closes.iloc[closes.searchsorted(pd.Timestamp(now, tz="UTC"), side="right")].tz_localize(None)

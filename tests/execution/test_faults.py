@@ -5,6 +5,7 @@ database. C: clocks, workers, numbers. G: guards. After every case the invariant
 """
 
 import shutil
+import time
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -304,8 +305,6 @@ def test_an_unknown_status_and_unknown_fields(world: World, side, workers, row) 
 def test_the_rate_is_exceeded(world: World, side, workers, row, headers) -> None:
     name = world.arrange(side)
     if headers.get("X-RateLimit-Reset"):
-        import time
-
         headers = {"X-RateLimit-Reset": str(time.time() + 0.3)}
     refusal = answered(429, {"code": 42910000, "message": "too many requests"}, **headers)
     world.broker.faults({**POST, "action": refusal})
@@ -326,7 +325,7 @@ def test_the_rate_is_exceeded_for_ever(world: World, side, workers, row) -> None
     while len(world.broker.posts) < 3:
         pass
     posts = len(world.broker.posts)
-    __import__("time").sleep(0.5)
+    time.sleep(0.5)
     assert len(world.broker.posts) - posts <= 6, "it spins"
     world.broker.clear()
     while not world.ours:
@@ -805,6 +804,7 @@ def test_a_worker_that_stood_still_does_not_send_what_another_has_sent(world: Wo
     frozen.freeze()
     assert world.run() == 0
     assert world.order(name).status == "FILLED"
+    time.sleep(0.5)
     frozen.thaw()
     frozen.go()
     frozen.end()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -164,4 +164,8 @@ def test_whatever_happens_the_books_hold(kind: str, request, paper: PaperBroker,
 
     machine = type("Machine", (Market,), {"make": staticmethod(make)})
     options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+    options["phases"] = [
+        Phase.explicit,
+        Phase.generate,
+    ]  # a case takes seconds: shrinking it would take hours
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=25, **options))

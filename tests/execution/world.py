@@ -308,4 +308,5 @@ def fresh_embedded(template: Path, folder: Path) -> str:
 
 def emptied(store: Store) -> None:
     with store.engine.transaction("ledger", write=True) as transaction:
-        transaction.rows(f"TRUNCATE {', '.join(TABLES)}")
+        for table in TABLES:
+            transaction.rows(f"TRUNCATE {table}")

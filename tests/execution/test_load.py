@@ -1,0 +1,136 @@
+"""Loops under load, killed at random moments; and a walk through real months, held against the backtest."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from execution.world import World
+from tradebot.alpaca import get_broker
+from tradebot.backtest import backtest
+from tradebot.config import Risk, load_config
+from tradebot.exchange import Exchange, Market
+from tradebot.executor import Calendar, Executor, account_frames, cash_proof
+from tradebot.paper_broker import Desk, Journal, served, wind
+from tradebot.pipeline import configured_strategy, update_signals
+from tradebot.store import open_store
+
+SESSIONS, KILLS = 5, 10
+
+
+def test_ten_loops_killed_at_random_moments(world: World) -> None:
+    chance = random.Random(1)
+    world.settings = {"TRADEBOT_RISK_SIZING": "fraction", "TRADEBOT_RISK_FRACTION": "0.15"}
+    world.broker.ask("POST", "/settings", {"partial": 0.5, "seed": 1})
+    loops = [world.worker(way="loop"), world.worker(way="loop")]
+    killed = 0
+    for _ in range(SESSIONS):
+        world.broker.ask("POST", "/clock", {"to": "close"})
+        bar = Calendar(load_config(world.home, world.environment)).labels(clock(world))[1]
+        for symbol in chance.sample("ABCDEFGH", 8):
+            world.signal(chance.choice(["buy", "buy", "sell"]), symbol, bar=bar)
+            if chance.random() < KILLS / (SESSIONS * 8):
+                time.sleep(chance.random() * 0.6)
+                loops.pop(chance.randrange(2)).kill()
+                killed += 1
+                world.check()
+                loops.append(world.worker(way="loop"))
+        world.broker.ask("POST", "/clock", {"to": "open"})
+        world.broker.ask("POST", "/prices", {name: chance.randint(97, 101) for name in "ABCDEFGH"})
+        world.check()
+    while killed < KILLS:
+        time.sleep(chance.random() * 0.3)
+        loops.pop(0).kill()
+        killed += 1
+        loops.append(world.worker(way="loop"))
+    for loop in loops:
+        loop.kill()
+    world.settle()
+    assert {state for _, state, _ in world.signals()} <= {"EXECUTED", "SKIPPED", "EXPIRED"}
+    assert len(world.ours) > 10
+
+
+def clock(world: World) -> datetime:
+    return datetime.fromisoformat(world.broker.state["clock"]["timestamp"]).replace(tzinfo=None)
+
+
+def test_the_command_s_loop_trades_a_signal_within_a_second_and_ends_with_ctrl_c(world: World) -> None:
+    world.open_books()
+    (world.home / "settings.ini").touch()
+    environment = {
+        **os.environ,
+        **world.environment,
+        "TRADEBOT_HOME": str(world.home),
+        "POLLING_INTERVAL": "30",
+    }
+    command = [Path(sys.executable).with_name("tradebot"), "execute", "--loop"]
+    loop = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert "waiting for signals of crossover" in loop.stderr.readline()
+    looks = len(world.broker.requests)
+    while len(world.broker.requests) < looks + 6:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    name = world.signal("buy")
+    committed = time.monotonic()
+    while not world.ours:
+        assert time.monotonic() - committed < 1.0, "the signal waited for the next poll"
+    while world.order(name).status != "FILLED":
+        assert time.monotonic() - committed < 5.0, "the stream's hint was not heard"
+    loop.send_signal(signal.SIGINT)
+    out, err = loop.communicate(timeout=20)
+    assert loop.returncode == 130
+    assert "Traceback" not in err + out
+    assert "claimed" in out
+    world.check(quiet=True)
+
+
+@pytest.mark.parametrize("sizing", [{}, {"sizing": "fraction", "fraction": 0.4}])
+def test_months_of_real_bars_give_the_backtest_s_fills_and_cash(sample, tmp_path, sizing) -> None:
+    "Around Apple's split of 2005, with dividends: the store, the executor and the broker on one side, zipline on the other."
+    bars, actions = sample
+    first, last = pd.Timestamp("2005-01-03"), pd.Timestamp("2005-06-30")
+    url = f"duckdb:///{tmp_path}/data"
+    store = open_store(url)
+    store.write_bars(bars[bars.index.get_level_values("timestamp") <= last])
+    store.write_actions(actions)
+    words = {f"TRADEBOT_RISK_{name.upper()}": str(value) for name, value in sizing.items()}
+    config = load_config(tmp_path, {"DATABASE_URL": url, **words})
+    update_signals(store, configured_strategy(config))
+    days = bars.index.get_level_values("timestamp")
+    recent = bars[(days >= first - pd.Timedelta(days=10)) & (days <= last)]
+    evening = datetime(2005, 1, 3, 21, 0, 1)
+    exchange = Exchange(Market(recent, actions[actions["timestamp"] >= first]), evening, Decimal(100_000))
+    with served(Desk(exchange, Journal(None), driven=True), port=0) as addresses:
+        config = load_config(
+            tmp_path, {"DATABASE_URL": url, "TRADEBOT_EXECUTION_URL": addresses.url, **words}
+        )
+        executor = Executor(config, store, get_broker(config), settle=0.02)
+        executor.once()
+        while executor.calendar.labels(executor.now())[1] < last:
+            wind(config, "close")
+            assert not executor.turn().halted
+        fills = account_frames(store, executor.book.account)["fills"].iloc[::-1]
+        cash = executor.book.row().cash
+        proof = cash_proof(store, executor.book.account)
+    risk = Risk(**sizing)
+    signals = store.signals("crossover", start=first, end=last)
+    expected = backtest(
+        bars[days <= last], actions, signals, start=first, end=last, capital=100_000.0, rules=risk
+    )
+    theirs = expected.fills.assign(timestamp=expected.fills["timestamp"].dt.normalize())
+    ours = fills.assign(timestamp=fills["timestamp"].dt.normalize())
+    names = ["symbol", "timestamp", "side", "quantity", "price"]
+    assert sorted(map(tuple, ours[names].to_numpy())) == sorted(map(tuple, theirs[names].to_numpy()))
+    assert len(ours) >= 5
+    assert float(cash) == pytest.approx(expected.sessions["cash"].iloc[-1], abs=0.01)
+    assert "dividends" in proof.index
