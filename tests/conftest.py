@@ -52,7 +52,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     if (programs := binaries()) is None:
         missing("PostgreSQL's server programs")
     folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, *folder.parents[:2]):
+    for parent in (folder, *folder.parents[:3]):
         parent.chmod(0o755)  # the server runs as another user when we are root
     server = PostgresServer(folder / "server", programs, ["fsync=off"])
     yield server

@@ -424,6 +424,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tradebot.executor.Calendar.pending': ('executor.html#calendar.pending', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor': ('executor.html#executor', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor.__init__': ('executor.html#executor.__init__', 'tradebot/executor.py'),
+                                   'tradebot.executor.Executor._act': ('executor.html#executor._act', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._books': ('executor.html#executor._books', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._cancel_buys_if_killed': ( 'executor.html#executor._cancel_buys_if_killed',
                                                                                           'tradebot/executor.py'),

@@ -140,7 +140,10 @@ class AlpacaBroker:
     ):
         from alpaca.trading.client import TradingClient
 
-        self.mode, self.name = mode, f"Alpaca ({mode})" if url is None else f"the paper broker at {url}"
+        self.mode, self.name = (
+            mode,
+            f"Alpaca ({mode})" if url is None else f"the paper broker (`tradebot broker`) at {url}",
+        )
         self._key, self._secret, self._url, self._deadline = key, secret, url, deadline
         self._client = TradingClient(key, secret, paper=mode != "live", raw_data=True, url_override=url)
         self._client._retry = 0  # there is no public way: it would send an order three times
@@ -427,6 +430,11 @@ def _list(raw: Any) -> list[Any]:
 
 
 def _line(error: Exception) -> str:
+    from requests.exceptions import ConnectionError as Unreachable
+    from requests.exceptions import Timeout
+
+    if isinstance(error, Unreachable) and not isinstance(error, Timeout):
+        return "it cannot be reached"
     return f"{type(error).__name__} {' '.join(str(error).split())[:200]}".strip()
 
 

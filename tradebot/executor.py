@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -357,33 +356,39 @@ class Executor:
     # Passes
 
     def turn(self) -> Pass:
-        """Read the clock, find out what is in flight, look, trade, and look again if something was sent."""
+        """Read the clock, look unless that was done a moment ago, and trade."""
         self._read_clock()
-        if not self._fresh():
+        if self._fresh():
+            self._seen = self._seen._replace(account=self.broker.account())
+        else:
             self._resolve()
             self.look()
-        else:
-            self._seen = self._seen._replace(account=self.broker.account())
-        done = self.trade()
-        if any(choice.state != "EXPIRED" for choice in done.choices):
-            self._resolve()
-            done.halted = self.look()
-        return done
+        return self._act()
 
     def _fresh(self) -> bool:
         "Whether what was seen is recent enough to decide on, and nothing is in flight."
         recent = time.monotonic() - self._looked < self.config.environment.polling_interval
         return recent and not self._clock.driven and not self.book.orders(*IN_FLIGHT)
 
+    def _act(self) -> Pass:
+        "Trade, and look again if anything was sent."
+        done = self.trade()
+        if any(choice.state in ("CLAIMED", "WAITING") for choice in done.choices):
+            self._resolve()
+            done.halted = self.look() or self.book.row().halted or ""
+        return done
+
     def once(self) -> Pass:
-        """Start, one turn, and then ask until it is known what became of each order that was sent."""
+        """Start, trade, and then ask until it is known what became of each order that was sent."""
         self.start()
-        done = self.turn()
-        deadline, pause = time.monotonic() + self.config.execution.deadline, 0.05
+        done = self._act()
+        deadline, pause, waited = time.monotonic() + self.config.execution.deadline, 0.05, False
         while self._resolve() and time.monotonic() < deadline:
             time.sleep(pause)
-            pause = min(2 * pause, 2.0)
-        done.halted = self.look() or self.book.row().halted or ""
+            pause, waited = min(2 * pause, 2.0), True
+        if waited:
+            self.look()
+        done.halted = self.book.row().halted or ""
         return done
 
     def loop(self, stop: threading.Event, told: Callable[[Pass], None] = lambda done: None) -> None:
