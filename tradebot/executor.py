@@ -78,11 +78,15 @@ class Calendar:
 # %% ../nbs/12_executor.ipynb #dd38d6c3
 @dataclass
 class Pass:
-    """What one pass did: choices made, signals that were too old, and what stands in the way, if something does."""
+    """What one pass did: choices made, signals that were too old, and what stands in the way, if something does.
+
+    `asked`: whether the broker was asked to do anything.
+    """
 
     choices: list[Choice] = field(default_factory=list)
     expired: int = 0
     halted: str = ""
+    asked: bool = False
 
 
 def utc_now() -> datetime:
@@ -300,10 +304,9 @@ class Executor:
 
     def trade(self) -> Pass:
         """Decide the new signals, and send what was claimed."""
-        done = Pass(halted=self.book.row().halted or "")
+        done = Pass(halted=self.book.row().halted or "", asked=self._cancel_buys_if_killed())
         if done.halted:
             return done
-        self._cancel_buys_if_killed()
         facts = self._facts(self._killed())
         if self.config.execution.reference == "ask":
             facts = self._with_quotes(facts)
@@ -311,6 +314,7 @@ class Executor:
             claimed = self._claim(facts)
             done.choices += claimed.choices
             done.expired += claimed.expired
+            done.asked |= any(choice.state in ("CLAIMED", "WAITING") for choice in claimed.choices)
             self._send(claimed.choices)
             if not any(choice.state != "WAITING" for choice in claimed.choices):
                 return done
@@ -339,11 +343,13 @@ class Executor:
             if order.signal_id in claimed:
                 self._sender.resolve(order, self.now())
 
-    def _cancel_buys_if_killed(self) -> None:
-        if self._killed():
-            for order in self.book.orders(*WORKING):
-                if order.side == "buy":
-                    self._sender.cancel(order)
+    def _cancel_buys_if_killed(self) -> bool:
+        "Whether there was any to cancel."
+        orders = self.book.orders(*WORKING) if self._killed() else ()
+        buys = [order for order in orders if order.side == "buy"]
+        for order in buys:
+            self._sender.cancel(order)
+        return bool(buys)
 
     def _with_quotes(self, facts: Facts) -> Facts:
         "Quotes of the symbols whose buys wait."
@@ -371,9 +377,9 @@ class Executor:
         return recent and not self._clock.driven and not self.book.orders(*IN_FLIGHT)
 
     def _act(self) -> Pass:
-        "Trade, and look again if anything was sent."
+        "Trade, and look again if the broker was asked for anything."
         done = self.trade()
-        if any(choice.state in ("CLAIMED", "WAITING") for choice in done.choices):
+        if done.asked:
             self._resolve()
             done.halted = self.look() or self.book.row().halted or ""
         return done
