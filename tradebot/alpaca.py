@@ -8,6 +8,7 @@ __all__ = ['number', 'moment', 'read_order', 'read_activity', 'within', 'outcome
 # %% ../nbs/10a_alpaca.ipynb #418673d0
 import contextlib
 import json
+import logging
 import queue
 import threading
 import time
@@ -375,6 +376,7 @@ class AlpacaBroker:
             self._key, self._secret, paper=self.mode != "live", raw_data=True, url_override=url
         )
         stream.subscribe_trade_updates(handle)
+        logging.getLogger("alpaca.trading.stream").addFilter(_without_traceback)
         threading.Thread(target=stream.run, daemon=True).start()
         while not stop.is_set():
             with contextlib.suppress(queue.Empty):
@@ -383,6 +385,11 @@ class AlpacaBroker:
             within(1.0, stream.stop)
 
 # %% ../nbs/10a_alpaca.ipynb #854981ad
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None  # it logs one whenever it can't connect, and then connects again
+    return True
+
+
 class _Throttled(Exception):
     "We were told to wait, and the time is not over."
 

@@ -403,10 +403,20 @@ class Executor:
         A broker or a store that doesn't answer is waited for, with growing pauses. Raises BrokerError where a person must
         mend something.
         """
-        wake, poll, pause = threading.Event(), self.config.environment.polling_interval, 0.25
-        for hints in (self.store.listen(stop=stop), self.broker.updates(stop)):
-            threading.Thread(target=_ring, args=(hints, wake), daemon=True).start()
-        started = False
+        wake = threading.Event()
+        hints = (self.store.listen(stop=stop), self.broker.updates(stop))
+        ringers = [threading.Thread(target=_ring, args=(one, wake), daemon=True) for one in hints]
+        for ringer in ringers:
+            ringer.start()
+        try:
+            self._until(stop, wake, told)
+        finally:
+            stop.set()
+            for ringer in ringers:  # a thread inside DuckDB while Python ends would abort the process
+                ringer.join(2.0)
+
+    def _until(self, stop: threading.Event, wake: threading.Event, told: Callable[[Pass], None]) -> None:
+        poll, pause, started = self.config.environment.polling_interval, 0.25, False
         while not stop.is_set():
             try:
                 if not started:

@@ -106,6 +106,7 @@ def _loop(config: "Config") -> int:
     def told(done: "Pass") -> None:
         if done.choices or done.expired:
             print_pass(done)
+            sys.stdout.flush()
 
     with notifying(config) as notify:
         executor = _executor(config, notify)

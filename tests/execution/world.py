@@ -260,24 +260,31 @@ class World:
         for name, status in self.finals.items():
             assert orders[name].status == status
         self.finals |= {name: order.status for name, order in orders.items() if order.status in OVER}
-        self._check_books(orders)
+        self._check_books()
         if quiet:
             self._check_agreement(state, orders, ours)
 
-    def _check_books(self, orders: dict[str, Any]) -> None:
-        rows = self.rows("SELECT cash, reserved FROM account WHERE id = $id", id=self.account)
-        if not rows:
+    def _check_books(self) -> None:
+        "In one snapshot: workers may be at work."
+        with self.store.engine.transaction("ledger") as transaction:
+            account = transaction.rows("SELECT cash, reserved FROM account WHERE id = $id", id=self.account)
+            orders = transaction.rows("SELECT status, side, symbol, reserved FROM orders")
+            positions = transaction.rows("SELECT symbol, quantity, reserved FROM positions")
+        if not account:
             return
-        ((cash, reserved),) = rows
-        held = [order for order in orders.values() if order.status in OPEN or order.status == "QUARANTINED"]
+        ((cash, reserved),) = account
+        promised = {("sell", symbol): shares for symbol, _, shares in positions}
+        held: dict[Any, Decimal] = {}
+        for status, side, symbol, amount in orders:
+            assert amount == 0 or status in OPEN or status == "QUARANTINED"
+            key = "buy" if side == "buy" else (side, symbol)
+            held[key] = held.get(key, Decimal(0)) + amount
+        assert reserved == held.pop("buy", 0)
         assert 0 <= reserved <= cash
-        assert reserved == sum(order.reserved for order in held if order.side == "buy")
-        for symbol, quantity, promised in self.rows(
-            "SELECT symbol, quantity, reserved FROM positions WHERE account = $id", id=self.account
-        ):
-            selling = sum(o.reserved for o in held if (o.side, o.symbol) == ("sell", symbol))
-            assert 0 <= promised == selling <= quantity
-        assert all(o.reserved == 0 for o in orders.values() if o.status in OVER and o.status != "QUARANTINED")
+        assert {key: amount for key, amount in held.items() if amount} == {
+            key: amount for key, amount in promised.items() if amount
+        }
+        assert all(0 <= shares <= quantity for _, quantity, shares in positions)
         cash_proof(self.store, self.account)
 
     def _check_agreement(
