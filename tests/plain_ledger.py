@@ -18,6 +18,9 @@ class Order:
     status: str = "open"
     reason: str = "at the end"
 
+    def __post_init__(self):
+        self.sent = (self.quantity, self.limit)  # before any split
+
 
 @dataclass
 class Book:

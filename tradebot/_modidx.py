@@ -633,6 +633,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'tradebot.paper_broker._protocol': ('paper_broker.html#_protocol', 'tradebot/paper_broker.py'),
                                        'tradebot.paper_broker._request': ('paper_broker.html#_request', 'tradebot/paper_broker.py'),
                                        'tradebot.paper_broker._rich': ('paper_broker.html#_rich', 'tradebot/paper_broker.py'),
+                                       'tradebot.paper_broker._shares': ('paper_broker.html#_shares', 'tradebot/paper_broker.py'),
                                        'tradebot.paper_broker._tick': ('paper_broker.html#_tick', 'tradebot/paper_broker.py'),
                                        'tradebot.paper_broker.account_json': ('paper_broker.html#account_json', 'tradebot/paper_broker.py'),
                                        'tradebot.paper_broker.asset_id': ('paper_broker.html#asset_id', 'tradebot/paper_broker.py'),

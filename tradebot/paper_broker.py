@@ -324,7 +324,7 @@ class Desk:
         order = self.exchange.submit(
             str(body.get("symbol")),
             body["side"],
-            Decimal(str(body.get("qty", 0))),
+            _shares(body.get("qty", 0)),
             limit,
             good,
             body.get("client_order_id"),
@@ -379,10 +379,10 @@ class Desk:
     def close_position(self, symbol: str, query: dict[str, str]) -> tuple[int, Any]:
         """DELETE /v2/positions/{symbol}."""
         self.get_position(symbol)
-        if query.get("cancel_orders") == "true":
+        if query.get("cancel_orders", "").lower() == "true":
             self._cancel(symbol)
         held = self.exchange.positions[symbol].quantity
-        quantity = Decimal(query.get("qty") or held * Decimal(query.get("percentage", "100")) // 100)
+        quantity = _shares(query.get("qty") or held * Decimal(query.get("percentage", "100")) // 100)
         return 200, order_json(self.exchange.submit(symbol, "sell", quantity))
 
     def close_positions(self, query: dict[str, str], body: Any) -> tuple[int, Any]:
@@ -406,9 +406,10 @@ class Desk:
 
     def patch_configuration(self, query: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
         """PATCH /v2/account/configurations."""
-        if unknown := [name for name in body if name not in self.configuration]:
+        changes = {name: value for name, value in body.items() if value is not None}
+        if unknown := [name for name in changes if name not in self.configuration]:
             raise Refusal(422, 42210000, f"{unknown[0]} is not a setting")
-        self.configuration |= body
+        self.configuration |= changes
         settings = self.exchange.settings
         settings.multiplier = Decimal(str(self.configuration["max_margin_multiplier"]))
         settings.no_shorting = bool(self.configuration["no_shorting"])
@@ -539,6 +540,12 @@ class Desk:
         )
 
 
+def _shares(told: Any) -> Decimal:
+    "A number or a string; alpaca-py sends 7 shares as 7.0, and Alpaca answers with 7."
+    quantity = Decimal(str(told))
+    return quantity.to_integral_value() if quantity == quantity.to_integral_value() else quantity
+
+
 _ROUTES: dict[tuple[str, str], Callable[..., tuple[int, Any]]] = {
     ("POST", "/v2/orders"): Desk.post_order,
     ("GET", "/v2/orders"): Desk.get_orders,
@@ -573,7 +580,7 @@ class Owner:
     def __init__(self, desk: Desk):
         self.desk = desk
         self.faults: list[Fault] = []
-        self.requests: list[dict[str, Any]] = []
+        self.requests: deque[dict[str, Any]] = deque(maxlen=10_000)
 
     def answer(self, method: str, path: str, body: Any) -> Any:
         """The answer to a request of the owner, as JSON. Raises Refusal."""
@@ -582,7 +589,7 @@ class Owner:
             case ("GET", "state"):
                 return self.state()
             case ("GET", "requests"):
-                return self.requests
+                return list(self.requests)
             case ("DELETE", "requests"):
                 self.requests.clear()
             case ("POST", "reset"):

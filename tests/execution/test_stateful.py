@@ -168,4 +168,4 @@ def test_whatever_happens_the_books_hold(kind: str, request, paper: PaperBroker,
         Phase.explicit,
         Phase.generate,
     ]  # a case takes seconds: shrinking it would take hours
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=25, **options))
+    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=25, **options))
