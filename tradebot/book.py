@@ -78,10 +78,11 @@ _ACCOUNT = ", ".join(AccountRow._fields)
 
 
 class Claimed(NamedTuple):
-    """What T1 did: a choice for each signal, and how many were too old to be looked at one by one."""
+    """What T1 did: a choice for each signal, how many were too old to be looked at one by one, and whether more wait."""
 
     choices: list[Choice]
     expired: int
+    more: bool
 
 # %% ../nbs/12d_book.ipynb #8e902b60
 def open_account(
@@ -296,7 +297,7 @@ class Book:
                 self._step("in T1")
         if rows:
             self._step("after T1")
-        return Claimed(choices if rows else [], len(expired))
+        return Claimed(choices if rows else [], len(expired), len(rows) == limit)
 
     def _id(self, signal: Pending) -> str:
         return client_order_id(self.account, signal.strategy, signal.symbol, signal.bar, signal.side)
@@ -501,6 +502,15 @@ class Book:
                 id=broker_order_id,
             )
         return Order(*rows[0]) if rows else None
+
+    def known(self, client_ids: Sequence[str]) -> set[str]:
+        """Those of our ids that have a row."""
+        with self._read() as transaction:
+            rows = transaction.rows(
+                "SELECT client_order_id FROM orders WHERE client_order_id IN (SELECT unnest(CAST($ids AS TEXT[])))",
+                ids=list(client_ids),
+            )
+        return {client_id for (client_id,) in rows}
 
     def by_client_id(self, client_id: str) -> Order | None:
         """Our order under our id."""

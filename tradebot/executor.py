@@ -115,7 +115,7 @@ class Executor:
         self.calendar = Calendar(config)
         self._wall, self._notify, self._step, self._settle = wall, notify, step, settle
         self._seen: Seen | None = None
-        self._read_at, self._looked = 0.0, -1e9
+        self._read_at, self._looked, self._heard = 0.0, 0.0, 0.0
         self._clock: Clock | None = None
 
     # Telling
@@ -227,13 +227,14 @@ class Executor:
 
     def look(self, *, thorough: bool = False) -> str:
         """Book what happened at the broker and compare; what differs, if it still does after `settle` seconds."""
-        seen = self._reconciler.look(self.now(), thorough=thorough)
+        began, seen = time.monotonic(), self._reconciler.look(self.now(), thorough=thorough)
         if seen.difference:
             time.sleep(self._settle)
+            began = time.monotonic()
             again = self._reconciler.look(self.now(), thorough=thorough)
             moving = again.difference != seen.difference
             seen = again._replace(difference="") if moving else again
-        self._seen, self._looked = seen, time.monotonic()
+        self._seen, self._looked, self._looked_at = seen, began, self._clock.now
         self._note(seen.difference)
         return seen.difference
 
@@ -304,10 +305,11 @@ class Executor:
 
     def trade(self) -> Pass:
         """Decide the new signals, and send what was claimed."""
-        done = Pass(halted=self.book.row().halted or "", asked=self._cancel_buys_if_killed())
+        killed = self._killed()
+        done = Pass(halted=self.book.row().halted or "", asked=bool(killed) and self._cancel_buys())
         if done.halted:
             return done
-        facts = self._facts(self._killed())
+        facts = self._facts(killed)
         if self.config.execution.reference == "ask":
             facts = self._with_quotes(facts)
         while True:
@@ -316,7 +318,7 @@ class Executor:
             done.expired += claimed.expired
             done.asked |= any(choice.state in ("CLAIMED", "WAITING") for choice in claimed.choices)
             self._send(claimed.choices)
-            if not any(choice.state != "WAITING" for choice in claimed.choices):
+            if not claimed.more or all(choice.state == "WAITING" for choice in claimed.choices):
                 return done
 
     def _claim(self, facts: Facts) -> Any:
@@ -343,10 +345,9 @@ class Executor:
             if order.signal_id in claimed:
                 self._sender.resolve(order, self.now())
 
-    def _cancel_buys_if_killed(self) -> bool:
+    def _cancel_buys(self) -> bool:
         "Whether there was any to cancel."
-        orders = self.book.orders(*WORKING) if self._killed() else ()
-        buys = [order for order in orders if order.side == "buy"]
+        buys = [order for order in self.book.orders(*WORKING) if order.side == "buy"]
         for order in buys:
             self._sender.cancel(order)
         return bool(buys)
@@ -374,7 +375,12 @@ class Executor:
     def _fresh(self) -> bool:
         "Whether what was seen is recent enough to decide on, and nothing is in flight."
         recent = time.monotonic() - self._looked < self.config.environment.polling_interval
-        return recent and not self._clock.driven and not self.book.orders(*IN_FLIGHT)
+        stands = not self._clock.driven or self._clock.now == self._looked_at
+        return recent and self._heard < self._looked and stands and not self.book.orders(*IN_FLIGHT)
+
+    def _hear(self, hint: Any) -> None:
+        "Something happened at the broker: the next turn looks."
+        self._heard = time.monotonic()
 
     def _act(self) -> Pass:
         "Trade, and look again if the broker was asked for anything."
@@ -404,8 +410,8 @@ class Executor:
         mend something.
         """
         wake = threading.Event()
-        hints = (self.store.listen(stop=stop), self.broker.updates(stop))
-        ringers = [threading.Thread(target=_ring, args=(one, wake), daemon=True) for one in hints]
+        bells = ((self.store.listen(stop=stop), lambda hint: None), (self.broker.updates(stop), self._hear))
+        ringers = [threading.Thread(target=_ring, args=(wake, *bell), daemon=True) for bell in bells]
         for ringer in ringers:
             ringer.start()
         try:
@@ -435,8 +441,9 @@ class Executor:
             wake.clear()
 
 
-def _ring(hints: Iterable[Any], wake: threading.Event) -> None:
-    for _ in hints:
+def _ring(wake: threading.Event, hints: Iterable[Any], hear: Callable[[Any], None]) -> None:
+    for hint in hints:
+        hear(hint)
         wake.set()
 
 # %% ../nbs/12_executor.ipynb #70a2658b

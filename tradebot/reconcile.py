@@ -60,12 +60,15 @@ class Reconciler:
     def look(self, now: datetime, *, thorough: bool) -> Seen:
         """Book what happened, and compare. A thorough look also finds orders of ours that the books have lost."""
         since = self._book.row().updated - timedelta(days=7 if thorough else 1)
-        if thorough:
-            for found in self._broker.recent_orders(since):
-                self._adopt_if_lost(found, now, since)
         open_orders = self._broker.open_orders()
-        for found in open_orders:
-            self._adopt_if_lost(found, now, since)
+        recent = self._broker.recent_orders(since) if thorough else []
+        ours = {
+            one.client_order_id: one
+            for one in (*recent, *open_orders)
+            if one.client_order_id.startswith(PREFIX)
+        }
+        for lost in ours.keys() - self._book.known(list(ours)) if ours else ():
+            self._adopt(ours[lost], now, since)
         self._book_statement(since, now)
         self._follow({found.client_order_id: found for found in open_orders})
         # Whatever was filled since the statement was read shows as a difference, and is gone on the next look.
@@ -74,10 +77,8 @@ class Reconciler:
         words = difference(self._book.row().cash, self._book.positions(), account, holdings)
         return Seen(account, holdings, self._foreign(open_orders), words)
 
-    def _adopt_if_lost(self, found: BrokerOrder, now: datetime, since: datetime) -> None:
+    def _adopt(self, found: BrokerOrder, now: datetime, since: datetime) -> None:
         "Write the row of an order that has our mark and no row: the database was lost, or restored from before it."
-        if not found.client_order_id.startswith(PREFIX) or self._book.by_client_id(found.client_order_id):
-            return
         lines = self._book.unbooked(self._broker.activities(since))
         if self._broker.order(found.id).filled != found.filled:
             return  # it fills just now: on the next look
@@ -125,7 +126,7 @@ class Reconciler:
         if order and order.status not in OVER:
             self._book.acknowledge(order, found.id, now)
         elif found.client_order_id.startswith(PREFIX) and order is None:
-            self._adopt_if_lost(found, now, since)
+            self._adopt(found, now, since)
 
     def _announce(self, line: Activity) -> None:
         if line.kind == "FILL":
