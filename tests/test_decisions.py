@@ -22,7 +22,15 @@ def dollars(amounts):
 
 
 def our_books(
-    cash="1000", *, reserved="0", unacknowledged="0", positions=None, buys=None, sells=None, orders=0
+    cash="1000",
+    *,
+    reserved="0",
+    unacknowledged="0",
+    positions=None,
+    buys=None,
+    sells=None,
+    orders=0,
+    doubtful=None,
 ):
     return Books(
         cash=D(cash),
@@ -34,6 +42,7 @@ def our_books(
         orders_today=orders,
         day_equity=D(cash),
         peak_equity=D(cash),
+        doubtful=dollars(doubtful),
     )
 
 
@@ -211,6 +220,20 @@ def test_a_sell_waits_until_an_open_buy_is_canceled():
     assert verdicts(choose(pending("sell"), books=books)) == [
         ("sell", "A", "WAITING", "an open buy of it is canceled first")
     ]
+
+
+@pytest.mark.parametrize(
+    ("held", "doubtful", "verdict"),
+    [
+        ("3", "20", ("CLAIMED", "sell all")),
+        ("3", "5", ("WAITING", "an open buy of it is canceled first")),
+        ("0", "20", ("WAITING", "nothing held, and a buy of it may still fill")),
+    ],
+)
+def test_a_buy_that_nobody_can_cancel_does_not_hold_up_an_exit(held, doubtful, verdict):
+    books = our_books(positions={"A": held}, buys={"A": "20"}, doubtful={"A": doubtful})
+    (choice,) = choose(pending("sell"), books=books)
+    assert (choice.state, choice.reason) == verdict
 
 
 def test_two_sells_of_one_batch_sell_once():

@@ -459,6 +459,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tradebot.executor.Executor.trade': ('executor.html#executor.trade', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor.turn': ('executor.html#executor.turn', 'tradebot/executor.py'),
                                    'tradebot.executor.Pass': ('executor.html#pass', 'tradebot/executor.py'),
+                                   'tradebot.executor.Pass.followed_by': ('executor.html#pass.followed_by', 'tradebot/executor.py'),
+                                   'tradebot.executor.Pass.waiting': ('executor.html#pass.waiting', 'tradebot/executor.py'),
                                    'tradebot.executor._ring': ('executor.html#_ring', 'tradebot/executor.py'),
                                    'tradebot.executor.account_frames': ('executor.html#account_frames', 'tradebot/executor.py'),
                                    'tradebot.executor.cash_proof': ('executor.html#cash_proof', 'tradebot/executor.py'),

@@ -217,16 +217,16 @@ class Book:
         with self._read() as transaction:
             return _positions(transaction, self.account)
 
-    def books(self, since: datetime) -> Books:
-        """The account as a decision sees it; orders decided from `since` on are today's."""
+    def books(self, since: datetime, now: datetime) -> Books:
+        """The account as a decision at `now` sees it; orders decided from `since` on are today's."""
         with self._read() as transaction:
             rows = transaction.rows(f"SELECT {_ACCOUNT} FROM account WHERE id = $id", id=self.account)
-            return self._books(transaction, AccountRow(*rows[0]), since)
+            return self._books(transaction, AccountRow(*rows[0]), since, now)
 
-    def _books(self, transaction: Transaction, row: AccountRow, since: datetime) -> Books:
+    def _books(self, transaction: Transaction, row: AccountRow, since: datetime, now: datetime) -> Books:
         open_orders = transaction.rows(
-            "SELECT side, symbol, status, sum(reserved) FROM orders WHERE account = $account "
-            "AND status IN (SELECT unnest(CAST($statuses AS TEXT[]))) GROUP BY side, symbol, status",
+            "SELECT side, symbol, status, good_until, reserved FROM orders WHERE account = $account "
+            "AND status IN (SELECT unnest(CAST($statuses AS TEXT[])))",
             account=self.account,
             statuses=list(OPEN),
         )
@@ -235,11 +235,13 @@ class Book:
             account=self.account,
             since=since,
         )
-        by_side: dict[str, dict[str, Decimal]] = {"buy": {}, "sell": {}}
+        by_side: dict[str, dict[str, Decimal]] = {"buy": {}, "sell": {}, "doubtful": {}}
         unacknowledged = Decimal(0)
-        for side, symbol, status, reserved in open_orders:
-            by_side[side][symbol] = by_side[side].get(symbol, Decimal(0)) + reserved
-            unacknowledged += reserved if side == "buy" and status in IN_FLIGHT else 0
+        for side, symbol, status, good_until, reserved in open_orders:
+            unsure = side == "buy" and status in IN_FLIGHT
+            for name in (side, "doubtful") if unsure and good_until <= now else (side,):
+                by_side[name][symbol] = by_side[name].get(symbol, Decimal(0)) + reserved
+            unacknowledged += reserved if unsure else 0
         return Books(
             cash=row.cash,
             reserved=row.reserved,
@@ -250,6 +252,7 @@ class Book:
             orders_today=today,
             day_equity=row.day_equity or Decimal(0),
             peak_equity=row.peak_equity or Decimal(0),
+            doubtful=by_side["doubtful"],
         )
 
     # T1
@@ -292,7 +295,7 @@ class Book:
             )
             if rows:
                 waiting = self._new(transaction, pending(rows), now)
-                choices = decide(waiting, self._books(transaction, row, since))
+                choices = decide(waiting, self._books(transaction, row, since, now))
                 self._record(transaction, choices, now, hold_until, run)
                 self._step("in T1")
         if rows:
@@ -404,7 +407,7 @@ class Book:
         with self._write() as transaction:
             taken = transaction.rows(
                 "UPDATE orders SET status = 'ACKED', broker_order_id = $broker, reason = NULL, updated = $wall "
-                "WHERE id = $id AND status IN ('SUBMITTING', 'UNKNOWN') RETURNING signal_id",
+                "WHERE id = $id AND status IN ('INTENT', 'SUBMITTING', 'UNKNOWN') RETURNING signal_id",
                 id=order.id,
                 broker=broker_order_id,
                 wall=self._wall(),
@@ -427,18 +430,17 @@ class Book:
             )
         self._step("after T3")
 
-    def conclude(
-        self, order: Order, status: str, reason: str, now: datetime, worker: str | None = None
-    ) -> bool:
+    def conclude(self, order: Order, status: str, reason: str, now: datetime) -> bool:
         """The order is over without the broker holding it any more, or ever: release what is still reserved.
 
-        With a `worker`, only if that worker is still the one who may send it. Whether it was done.
+        False, and nothing is done, if somebody else has brought it on since it was read.
         """
+        as_read = {"INTENT"} if order.status == "INTENT" else {"SUBMITTING", "UNKNOWN"}
         self._step("before T3")
         with self._write() as transaction:
             self._lock(transaction)
             current = _order(transaction, order.id)
-            if current.status in OVER or (worker is not None and current.worker != worker):
+            if current.status not in as_read or current.worker != order.worker:
                 return False
             if status != "QUARANTINED":
                 _release(transaction, current, current.reserved)

@@ -7,7 +7,7 @@ __all__ = ['Pending', 'Books', 'Facts', 'Choice', 'free_cash', 'equity', 'portfo
 
 # %% ../nbs/12a_decisions.ipynb #7e4db05f
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple
@@ -31,7 +31,10 @@ class Pending(NamedTuple):
 
 @dataclass(frozen=True)
 class Books:
-    """Our own account: dollars, and shares by symbol. `open_buys` are dollars reserved, `open_sells` shares."""
+    """Our own account: dollars, and shares by symbol. `open_buys` are dollars reserved, `open_sells` shares.
+
+    `doubtful` are those dollars of `open_buys` that nobody can cancel: of buys too old to be sent, whose fate isn't known.
+    """
 
     cash: Decimal
     reserved: Decimal
@@ -42,6 +45,7 @@ class Books:
     orders_today: int
     day_equity: Decimal
     peak_equity: Decimal
+    doubtful: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,15 @@ def portfolio(books: Books, facts: Facts, pad: Decimal, symbols: int) -> Portfol
 
 # %% ../nbs/12a_decisions.ipynb #517a1f7b
 def _sell(signal: Pending, books: Books) -> Choice:
-    if signal.symbol in books.open_buys:
+    buying = books.open_buys.get(signal.symbol, Decimal(0))
+    if buying > books.doubtful.get(signal.symbol, Decimal(0)):
         return Choice(signal, "WAITING", "an open buy of it is canceled first")
     held = books.positions.get(signal.symbol, Decimal(0))
     shares = (held - books.open_sells.get(signal.symbol, Decimal(0))) // 1
     if shares > 0:
         return Choice(signal, "CLAIMED", "sell all", shares, None, shares)
+    if buying and held < 1:
+        return Choice(signal, "WAITING", "nothing held, and a buy of it may still fill")
     return Choice(signal, "SKIPPED", "already selling" if held >= 1 else "nothing held")
 
 

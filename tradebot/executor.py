@@ -88,6 +88,18 @@ class Pass:
     halted: str = ""
     asked: bool = False
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a sell waits for a buy to be canceled."""
+        return any(choice.state == "WAITING" for choice in self.choices)
+
+    def followed_by(self, later: "Pass") -> "Pass":
+        """Both as one: what waited is replaced by what became of it."""
+        final = [choice for choice in self.choices if choice.state != "WAITING"]
+        return Pass(
+            [*final, *later.choices], self.expired + later.expired, later.halted, self.asked or later.asked
+        )
+
 
 def utc_now() -> datetime:
     """The machine's clock: UTC without a time zone."""
@@ -254,7 +266,7 @@ class Executor:
         self.book.mark(now, day, equity(self._books(), self._facts("")), self._seen.account.last_equity)
 
     def _books(self) -> Books:
-        return self.book.books(self._today())
+        return self.book.books(self._today(), self.now())
 
     def _today(self) -> datetime:
         "Orders since the last close belong to the session that is next, or on."
@@ -391,13 +403,19 @@ class Executor:
         return done
 
     def once(self) -> Pass:
-        """Start, trade, and then ask until it is known what became of each order that was sent."""
+        """Start, trade, and then ask until it is known what became of each order that was sent.
+
+        A sell that waited for a buy of its symbol to be canceled follows as soon as it is.
+        """
         self.start()
         done = self._act()
         deadline, pause, waited = time.monotonic() + self.config.execution.deadline, 0.05, False
-        while self._resolve() and time.monotonic() < deadline:
+        while (self._resolve() or done.waiting) and time.monotonic() < deadline:
             time.sleep(pause)
             pause, waited = min(2 * pause, 2.0), True
+            if done.waiting:
+                self.look()
+                done = done.followed_by(self._act())
         if waited:
             self.look()
         done.halted = self.book.row().halted or ""
@@ -468,9 +486,8 @@ def dry_run(config: Config, store: Store, now: datetime) -> Pass:
     capital, zero = Decimal(str(config.risk.capital)), Decimal(0)
     books = Books(capital, zero, zero, {}, {}, {}, 0, capital, capital)
     if accounts:
-        books = Book(store, accounts[0][0], utc_now).books(
-            last_close(pd.Timestamp(now), calendar.name).to_pydatetime()
-        )
+        since = last_close(pd.Timestamp(now), calendar.name).to_pydatetime()
+        books = Book(store, accounts[0][0], utc_now).books(since, now)
     killed = read_switch(store, config.kill_file)
     account = Account("dry", "dry", books.cash, books.cash, books.cash, books.cash, Decimal(1), "")
     facts = Facts(now, account, {}, zero, {}, f"kill switch: {killed.reason}" if killed.on else "")

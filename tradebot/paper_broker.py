@@ -511,6 +511,8 @@ class Desk:
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         """The answer to a request of the trading API: status and JSON. Raises Refusal."""
+        if method in ("POST", "PATCH") and not isinstance(body, dict):
+            raise Refusal(400, 40010000, "request body format is invalid")
         exact = _ROUTES.get((method, path))
         if exact:
             return exact(self, query, body)
@@ -761,7 +763,10 @@ class Server:
             return await self._updates(receive, send)
         if scope["type"] != "http":
             return None
-        method, path, query, body = await _request(scope, receive)
+        try:
+            method, path, query, body = await _request(scope, receive)
+        except EOFError:  # whoever was sending it is gone
+            return None
         fault = next((rule for rule in self.owner.faults if rule.takes(method, path)), None)
         noted = {"method": method, "path": path, "query": query, "body": body, "at": time.time()}
         self.owner.requests.append(noted)
@@ -895,6 +900,8 @@ async def _request(scope: dict[str, Any], receive: Callable) -> tuple[str, str, 
     content = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise EOFError
         content += message.get("body", b"")
         if not message.get("more_body"):
             break

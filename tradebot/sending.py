@@ -9,6 +9,7 @@ __all__ = ['logger', 'Sender']
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from .book import Book, Order
@@ -39,11 +40,13 @@ class Sender:
         committed = time.monotonic()
         if not self._book.submitting(order, self._worker, now):
             return
+        first = order.status == "INTENT"
+        order = replace(order, status="SUBMITTING", worker=self._worker)
         reason = self._stopped(order)
         if time.monotonic() - committed > self._deadline:
             self._book.unclear(order, "this process stood still before it sent the order")
-        elif reason and order.status == "INTENT":
-            self._book.conclude(order, "NOT_SENT", reason, now, self._worker)
+        elif reason and first:
+            self._book.conclude(order, "NOT_SENT", reason, now)
         elif reason:
             self._book.unclear(order, f"not sent again: {reason}")
         else:
@@ -57,8 +60,8 @@ class Sender:
         if answer.outcome is Outcome.ACCEPTED and answer.order:
             self._take(order, answer.order, now)
         elif answer.outcome is Outcome.REFUSED:
-            self._book.conclude(order, "REJECTED", answer.reason, now)
-            self._tell("reject", f"{name} was refused: {answer.reason}", order)
+            if self._book.conclude(order, "REJECTED", answer.reason, now):
+                self._tell("reject", f"{name} was refused: {answer.reason}", order)
         elif answer.outcome is Outcome.DUPLICATE:
             self._look_up(order, now)
         else:
@@ -97,17 +100,15 @@ class Sender:
         Not there and fresh: send it again. Not there and stale: keep what it reserved until `hold_until`, in case a request is
         still on its way, and only then let go.
         """
-        if order.status == "INTENT":
-            if now < order.good_until:
+        fresh, intent = now < order.good_until, order.status == "INTENT"
+        # Books restored from a backup may still call it an intent, and the broker have it all the same.
+        if (intent and fresh) or not self._look_up(order, now):
+            if fresh:
                 self.send(order, now)
-            else:
+            elif intent:
                 self._book.conclude(order, "NOT_SENT", "too old when it could be sent", now)
-        elif self._look_up(order, now):
-            return
-        elif now < order.good_until:
-            self.send(order, now)
-        elif now >= order.hold_until:
-            self._book.conclude(order, "NOT_SENT", "the broker never had it", now)
+            elif now >= order.hold_until:
+                self._book.conclude(order, "NOT_SENT", "the broker never had it", now)
 
     def cancel(self, order: Order) -> None:
         """Ask the broker to cancel a working order; what becomes of it is found out by asking, like everything else."""

@@ -120,8 +120,20 @@ def test_an_answer_is_edited(owner) -> None:
 def test_what_is_no_json_is_an_error_of_the_sender(owner) -> None:
     assert owner.raw("POST", "/orders", {**ORDER, "qty": "many"}).status_code == 422
     assert owner.raw("POST", "/orders", {**ORDER, "qty": None}).status_code == 422
+    assert owner.raw("POST", "/orders", ["no", "object"]).status_code == 400
+    assert owner.raw("POST", "/orders").status_code == 400
     assert owner.raw("GET", "/nothing").status_code == 404
     assert count(owner) == 0
+
+
+def test_half_a_request_is_no_request(owner) -> None:
+    before = len(owner.ask("GET", "/requests"))
+    host, port = owner.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as one:
+        one.sendall(b"POST /v2/orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.1)
+    time.sleep(0.1)
+    assert len(owner.ask("GET", "/requests")) == before
 
 
 # Keys and the rate

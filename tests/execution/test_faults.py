@@ -113,6 +113,27 @@ def test_killed_before_the_request_and_it_grows_old(world: World, side, workers,
     released(world, name, "NOT_SENT")
 
 
+@WORKERS
+@pytest.mark.parametrize("row", ["K3"])
+def test_a_buy_of_unknown_fate_does_not_hold_up_an_exit(world: World, workers, row) -> None:
+    world.hold(shares=10)
+    world.open_books()
+    bought = world.signal("buy")
+    world.killed_at("before POST")
+    until_stale(world)
+    sold = world.signal("sell", bar=datetime(2013, 2, 28))
+    world.run(workers)
+    world.broker.ask("POST", "/clock", {"to": "open"})
+    world.broker.ask("POST", "/prices", {"A": 100})
+    world.run(workers)
+    assert (world.order(sold).status, world.order(sold).filled) == ("FILLED", 10)
+    assert world.order(bought).reserved > 0
+    world.check()
+    until_held_no_longer(world)
+    world.settle(workers)
+    assert world.order(bought).status == "NOT_SENT"
+
+
 @SIDES
 @WORKERS
 @pytest.mark.parametrize("row", ["K4"])

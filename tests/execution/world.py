@@ -194,9 +194,10 @@ class World:
     def settle(self, count: int = 1, passes: int = 4) -> None:
         """Passes until nothing is in flight; then everything must add up."""
         for _ in range(passes):
-            self.run(count)
+            code = self.run(count)
             if not self.rows("SELECT 1 FROM orders WHERE status IN ('INTENT', 'SUBMITTING', 'UNKNOWN')"):
                 break
+        assert code == 0
         self.check(quiet=True)
 
     def killed_at(
