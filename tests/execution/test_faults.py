@@ -6,11 +6,13 @@ database. C: clocks, workers, numbers. G: guards. After every case the invariant
 
 import shutil
 import time
+from contextlib import closing
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from execution.world import BAR, DOWN, MEND, World, emptied
@@ -722,6 +724,45 @@ def test_a_commit_whose_fate_nobody_knows(world: World, side, workers, row, step
 
 @SIDES
 @WORKERS
+@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.parametrize(
+    ("row", "step"), [("D4", "before T1"), ("D4", "after T1"), ("D4", "before T3"), ("D4", "before T4")]
+)
+def test_the_disk_is_full(world: World, side, workers, row, step) -> None:
+    "No file of the worker may grow from that step on."
+    name = world.arrange(side)
+    assert world.worker(DISK_FULL=step).end() == DOWN
+    assert len(world.broker.posts) == (0 if step.endswith("T1") else 1)
+    world.check()
+    world.settle(workers)
+    only_filled(world, name)
+
+
+@SIDES
+@WORKERS
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+@pytest.mark.parametrize("row", ["D4"])
+def test_a_deadlock_at_the_decision(world: World, side, workers, row) -> None:
+    "Somebody locks the signal, then the account; the worker the account, then the signal."
+    name = world.arrange(side)
+    worker = world.worker("before T1")
+    assert worker.at() == "before T1"
+    with closing(psycopg2.connect(world.url)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM signals FOR UPDATE")
+        worker.go()
+        while not world.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+            time.sleep(0.01)
+        cursor.execute("UPDATE account SET reserved = reserved")
+        assert world.broker.posts == []
+        other.rollback()
+    assert worker.end() == DOWN
+    world.settle(workers)
+    only_filled(world, name)
+    assert len(world.broker.posts) == 1
+
+
+@SIDES
+@WORKERS
 @pytest.mark.parametrize(("row", "when"), [("D5", "wiped"), ("D5", "restored old")])
 def test_a_database_that_was_lost_buys_nothing_again(
     world: World, side, workers, row, when, tmp_path
@@ -729,7 +770,7 @@ def test_a_database_that_was_lost_buys_nothing_again(
     name = world.arrange(side)
     kept = keep(world, tmp_path)
     world.broker.ask("POST", "/settings", {"fills": "manual"})
-    world.run(workers)
+    world.run()
     world.broker.ask("POST", f"/orders/{name}/fill", {"qty": 10, "price": 100})
     if when == "wiped":
         emptied(world.store)

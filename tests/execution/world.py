@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import traceback
@@ -64,6 +65,8 @@ def work(environment: dict[str, str], home: str, way: str, pipe: Connection) -> 
         if name in pauses:
             pipe.send(name)
             pipe.recv()
+        if name == environment.get("DISK_FULL"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
 
     try:
         executor = Executor(
@@ -75,6 +78,7 @@ def work(environment: dict[str, str], home: str, way: str, pipe: Connection) -> 
             executor.loop(Event())
         executor.once()
     except (BrokerDown, StoreError) as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         print(error)
         os._exit(DOWN)
     except BrokerError as error:
