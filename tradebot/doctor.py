@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from .alpaca import get_broker
+from .broker import BrokerDown
 from .config import Config, UserError
+from .kill_switch import read_switch
 from .providers import ProviderDown, get_provider
 from .sessions import last_complete
 from .signal_engine import get_strategy
@@ -121,9 +124,40 @@ def _reports(config: Config, now: pd.Timestamp) -> Iterator[Finding]:
 def _keys(config: Config, now: pd.Timestamp) -> Iterator[Finding]:
     environment = config.environment
     both = environment.alpaca_api_key.get_secret_value() and environment.alpaca_api_secret.get_secret_value()
-    what = "Alpaca keys are set" if both else "Alpaca keys are not set; only the alpaca provider needs them"
-    needed = config.data.provider == "alpaca"
+    missing = "Alpaca keys are not set; only the provider and the broker of that name need them"
+    what = "Alpaca keys are set" if both else missing
+    needed = "alpaca" in (config.data.provider, config.execution.broker)
     yield Finding(bool(both) or not needed, what, "" if both or not needed else "put them into .env")
+
+
+def _broker(config: Config, now: pd.Timestamp) -> Iterator[Finding]:
+    local = config.execution.broker == "local"
+    try:
+        broker = get_broker(config)
+        account = broker.account()
+        yield Finding(True, f"{broker.name}: account {account.number}, {account.cash:,.2f} dollars in cash")
+    except UserError as error:
+        yield Finding(False, str(error), "correct [execution] in settings.ini, or the keys in .env")
+    except BrokerDown as error:
+        what = (
+            f"no paper broker runs at {config.execution.url}; `tradebot broker` starts it"
+            if local
+            else str(error)
+        )
+        yield Finding(
+            local, what, "" if local else "see whether this machine reaches the internet, and try again later"
+        )
+
+
+def _switch(config: Config, now: pd.Timestamp) -> Iterator[Finding]:
+    try:
+        state = read_switch(open_store(config.database_url), config.kill_file)
+    except UserError:
+        return  # told with the database
+    what = f"kill switch: on, nothing is bought ({state.reason})" if state.on else "kill switch: off"
+    yield Finding(
+        not state.on, what, "`tradebot kill-switch off` once its reason is gone" if state.on else ""
+    )
 
 
 LOOKS: tuple[Callable[[Config, pd.Timestamp], Iterator[Finding]], ...] = (
@@ -133,6 +167,8 @@ LOOKS: tuple[Callable[[Config, pd.Timestamp], Iterator[Finding]], ...] = (
     _keys,
     _provider,
     _database,
+    _broker,
+    _switch,
     _reports,
 )
 
