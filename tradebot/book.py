@@ -657,9 +657,12 @@ class Book:
     def adjust(
         self, entry_id: str, now: datetime, symbol: str | None, shares: Decimal, amount: Decimal, note: str
     ) -> None:
-        """Enter a difference that a person has accepted."""
+        """Enter a difference that is known or that a person has accepted, once under its id."""
         with self._write() as transaction:
             self._lock(transaction)
+            known = "SELECT 1 FROM entries WHERE account = $account AND entry_id = $entry"
+            if transaction.rows(known, account=self.account, entry=entry_id):
+                return
             _enter(transaction, self.account, entry_id, now, "adjustment", symbol, shares, amount, note)
             _pay(transaction, self.account, amount)
             if symbol and shares:
