@@ -469,6 +469,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tradebot.executor.decisions_frame': ('executor.html#decisions_frame', 'tradebot/executor.py'),
                                    'tradebot.executor.dry_run': ('executor.html#dry_run', 'tradebot/executor.py'),
                                    'tradebot.executor.newest_account': ('executor.html#newest_account', 'tradebot/executor.py'),
+                                   'tradebot.executor.readable': ('executor.html#readable', 'tradebot/executor.py'),
                                    'tradebot.executor.utc_now': ('executor.html#utc_now', 'tradebot/executor.py')},
             'tradebot.indicators': { 'tradebot.indicators.Spec': ('indicators.html#spec', 'tradebot/indicators.py'),
                                      'tradebot.indicators.Spec.error': ('indicators.html#spec.error', 'tradebot/indicators.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'Calendar', 'Pass', 'utc_now', 'Executor', 'dry_run', 'cash_proof', 'newest_account', 'account_frames',
-           'decisions_frame']
+           'readable', 'decisions_frame']
 
 # %% ../nbs/12_executor.ipynb #55fb5946
 import json
@@ -558,6 +558,19 @@ def account_frames(store: Store, account: str) -> dict[str, pd.DataFrame]:
     }
     with store.engine.transaction("ledger") as transaction:
         return {name: transaction.frame(sql, account=account) for name, sql in queries.items()}
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """One of the account's frames as a person reads it: whole shares without a point, and what an order without a limit is."""
+    shares = [
+        name for name in ("quantity", "filled", "reserved") if name in frame and (frame[name] % 1 == 0).all()
+    ]
+    frame = frame.astype(dict.fromkeys(shares, "int64"))
+    if "limit_price" in frame:
+        limits = frame["limit_price"]
+        frame["limit_price"] = ["market" if pd.isna(x) else f"{x:.{2 if x >= 1 else 4}f}" for x in limits]
+        frame["reason"] = frame["reason"].fillna("")
+    return frame
 
 
 def decisions_frame(choices: Iterable[Choice]) -> pd.DataFrame:

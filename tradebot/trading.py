@@ -96,7 +96,8 @@ def _once(config: "Config") -> int:
         print(f"{executor.broker.name}, account {executor.account.number}")
         print_pass(done)
         print_account(executor.store, executor.book.account)
-        print(cash_proof(executor.store, executor.book.account, executor.broker.account().cash).to_string())
+        proof = cash_proof(executor.store, executor.book.account, executor.broker.account().cash)
+        print(f"\ncash\n{proof.to_string()}")
     return 1 if done.halted else 0
 
 
@@ -142,15 +143,12 @@ def print_pass(done: "Pass") -> None:
 
 def print_account(store: "Store", account: str) -> None:
     """Orders, fills and positions of an account, the newest ten of each."""
-    from tradebot.executor import account_frames
+    from tradebot.executor import account_frames, readable
 
     for name, frame in account_frames(store, account).items():
-        print(f"{name}:")
-        print(
-            frame.head(10).drop(columns="client_order_id", errors="ignore").to_string(index=False)
-            if len(frame)
-            else "  none"
-        )
+        print(f"\n{name}" + (f" ({len(frame):,}, the newest 10)" if len(frame) > 10 else ""))
+        shown = readable(frame.head(10)).drop(columns="client_order_id", errors="ignore")
+        print(shown.to_string(index=False) if len(frame) else "none")
 
 # %% ../nbs/17a_trading.ipynb #f5484c1a
 def show_account(words: argparse.Namespace, config: "Config") -> int:
@@ -161,7 +159,7 @@ def show_account(words: argparse.Namespace, config: "Config") -> int:
     account, row = newest_account(store)
     print(f"account {account}, as of {row.updated:%Y-%m-%d %H:%M} UTC")
     print_account(store, account)
-    print(cash_proof(store, account).to_string())
+    print(f"\ncash\n{cash_proof(store, account).to_string()}")
     if row.halted:
         print(f"HALTED: {row.halted}")
     return 1 if row.halted else 0
