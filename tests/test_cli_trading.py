@@ -87,6 +87,8 @@ def test_without_a_broker_it_says_which_one_and_how_to_start_it(home: Path, port
         (["account", "adopt"], {}, "--reason"),
         (["kill-switch", "maybe"], {}, "invalid choice"),
         (["broker", "--from", "yesterday"], {}, "is not a date"),
+        (["broker", "--from", "1900-01-01"], {}, "has no session on 1900-01-01"),
+        (["broker", "--cash", "nan"], {}, "nothing to begin with"),
         (["broker", "--", "no-such-program"], {}, "no-such-program cannot be run"),
         (["execute", "--once"], {"TRADEBOT_NOTIFY_CHANNELS": "pigeon"}, "pigeon"),
         (["execute", "--once"], {"TRADEBOT_RISK_SIZING": "fraction"}, "belong together"),

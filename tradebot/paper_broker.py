@@ -990,16 +990,21 @@ def open_desk(
 ) -> Desk:
     """A broker's desk on the bars of a store: with its clock driven from just after the close of `start`, or the machine's.
 
-    What its file holds goes on where it was, unless a fresh one is asked for.
+    What its file holds goes on where it was, unless a fresh one is asked for. Raises UserError for a start without a session,
+    cash that is none, or a file that can't be had.
     """
     capital = Decimal(str(cash if cash is not None else config.risk.capital))
+    if not (capital.is_finite() and capital > 0):
+        raise UserError(f"{capital} dollars are nothing to begin with")
     calendar = config.data.calendar
     now = datetime.now(UTC).replace(tzinfo=None)
     if start is not None:
-        session = sessions_between(
+        sessions = sessions_between(
             pd.Timestamp(start), pd.Timestamp(start) + pd.Timedelta(days=14), calendar
-        )[0]
-        now = (close_after(session, calendar) + pd.Timedelta(seconds=1)).to_pydatetime()
+        )
+        if not len(sessions):
+            raise UserError(f"{calendar} has no session on {start:%Y-%m-%d} or soon after it")
+        now = (close_after(sessions[0], calendar) + pd.Timedelta(seconds=1)).to_pydatetime()
     exchange = Exchange(Market(), now, capital, calendar=calendar)
     journal = Journal(file)
     if fresh or not journal.load(exchange):
