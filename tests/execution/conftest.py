@@ -1,7 +1,7 @@
 """A world for each case, on each store."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +40,22 @@ def shared_database(request: pytest.FixtureRequest) -> Iterator[str]:
     drop_database(url, admin)
 
 
-@pytest.fixture(params=["embedded", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path: Path, paper: PaperBroker) -> Iterator[World]:
-    if request.param == "embedded":
-        url = fresh_embedded(request.getfixturevalue("embedded_template"), tmp_path)
-        store = open_store(url)
-    else:
+@pytest.fixture
+def new_world(request: pytest.FixtureRequest, paper: PaperBroker) -> Callable[[str, Path], World]:
+    """Makes a world on a kind of store, in a folder of its own."""
+
+    def make(kind: str, home: Path) -> World:
+        if kind == "embedded":
+            url = fresh_embedded(request.getfixturevalue("embedded_template"), home)
+            return World(url, home, paper, open_store(url))
         url = request.getfixturevalue("shared_database")
         store = open_store(url)
         emptied(store)
-    return World(url, tmp_path, paper, store)
+        return World(url, home, paper, store)
+
+    return make
+
+
+@pytest.fixture(params=["embedded", "postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path, new_world: Callable[[str, Path], World]) -> World:
+    return new_world(request.param, tmp_path)

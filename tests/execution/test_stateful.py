@@ -20,10 +20,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from servers.paper import PaperBroker
 
 from execution.test_faults import BROKEN, LOOKUP, POST
-from execution.world import World, emptied, fresh_embedded
+from execution.world import World
 from tradebot.alpaca import get_broker
 from tradebot.broker import BrokerDown
 from tradebot.config import load_config
@@ -147,20 +146,13 @@ class Market(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kind", ["embedded", "postgres"])
-def test_whatever_happens_the_books_hold(kind: str, request, paper: PaperBroker, tmp_path: Path) -> None:
+def test_whatever_happens_the_books_hold(kind: str, tmp_path: Path, new_world) -> None:
     numbers = itertools.count()
 
     def make() -> World:
         home = tmp_path / str(next(numbers))
         home.mkdir()
-        if kind == "embedded":
-            url = fresh_embedded(request.getfixturevalue("embedded_template"), home)
-            store = open_store(url)
-        else:
-            url = request.getfixturevalue("shared_database")
-            store = open_store(url)
-            emptied(store)
-        return World(url, home, paper, store)
+        return new_world(kind, home)
 
     machine = type("Machine", (Market,), {"make": staticmethod(make)})
     options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
