@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from .broker import Account, Activity, BrokerOrder, Holding, NewOrder, Side, client_order_id
 from .decisions import Books, Choice, Pending
 from .engine import Transaction
+from .risk import dollars
 from .store import Store
 
 # %% ../nbs/12d_book.ipynb #7616ef10
@@ -544,7 +545,7 @@ class Book:
             id=line.order_id,
         )
         order = Order(*rows[0]) if rows else None
-        sign = Decimal(1 if line.side == "buy" else -1)
+        sign, price = Decimal(1 if line.side == "buy" else -1), dollars(line.price)
         transaction.rows(
             'INSERT INTO executions (execution_id, order_id, account, symbol, side, "timestamp", quantity, price) '
             "VALUES ($execution_id, $order_id, $account, $symbol, $side, $at, $quantity, $price)",
@@ -555,9 +556,9 @@ class Book:
             side=line.side,
             at=line.at,
             quantity=line.quantity,
-            price=line.price,
+            price=price,
         )
-        _pay(transaction, self.account, -sign * line.quantity * line.price)
+        _pay(transaction, self.account, -sign * line.quantity * price)
         if order:
             self._fill_order(transaction, order, line)
         _move(transaction, self.account, line.symbol, sign * line.quantity)

@@ -392,7 +392,7 @@ class Exchange:
     def split(self, symbol: str, ratio: Decimal, at: datetime, told: bool = True) -> None:
         """Multiply shares and divide prices; `told` says whether the statement has a line about it."""
         if symbol in self.prices:
-            self.prices[symbol] /= ratio
+            self.prices[symbol] = dollars(self.prices[symbol] / ratio)
         for order in self.waiting():
             if order.symbol == symbol:
                 shares, limit = scale_order(int(order.quantity), order.limit, ratio)

@@ -504,7 +504,8 @@ def cash_proof(store: Store, account: str, broker_cash: Decimal | None = None) -
     with store.engine.transaction("ledger") as transaction:
         sides = dict(
             transaction.rows(
-                "SELECT side, sum(quantity * price) FROM executions WHERE account = $account GROUP BY side",
+                "SELECT side, sum(CAST(quantity * price AS DECIMAL(18, 6))) FROM executions "
+                "WHERE account = $account GROUP BY side",
                 account=account,
             )
         )

@@ -585,6 +585,18 @@ def test_what_the_owner_does_by_hand_is_in_the_statement_and_in_our_books(
 
 @WORKERS
 @pytest.mark.parametrize("row", ["O7"])
+def test_a_price_of_many_digits_adds_up_all_the_same(world: World, workers, row) -> None:
+    world.open_books()
+    for price in ("10.66666666666666666666", "0.00049999999", "99.9999995"):
+        trade = {"symbol": "B", "side": "buy", "qty": 7, "price": price}
+        world.broker.ask("POST", "/trades", trade)
+    world.run(workers)
+    world.settle(workers)
+    assert world.rows("SELECT quantity FROM positions WHERE symbol = 'B'") == [(21,)]
+
+
+@WORKERS
+@pytest.mark.parametrize("row", ["O7"])
 def test_what_nothing_explains_halts_until_somebody_has_looked(world: World, workers, row) -> None:
     world.open_books()
     world.broker.ask("POST", "/account", {"cash": "9000"})
