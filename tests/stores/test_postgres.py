@@ -18,8 +18,16 @@ from tradebot.engine import StoreError, Written
 from tradebot.postgres_engine import PostgresEngine, connection_dsn, public_name
 from tradebot.store import Store, open_store
 
+MOMENT = pd.Timestamp("2012-01-03")
 ACCOUNT = pd.DataFrame(
-    {"id": ["x"], "cash": [1.0], "reserved": [0.0], "updated": [pd.Timestamp("2012-01-03")]}
+    {
+        "id": ["x"],
+        "mode": ["paper"],
+        "cash": [1.0],
+        "reserved": [0.0],
+        "opened": [MOMENT],
+        "updated": [MOMENT],
+    }
 )
 SPLIT = pd.DataFrame(
     {"symbol": ["A"], "timestamp": [pd.Timestamp("2012-01-03")], "kind": ["split"], "value": [2.0]}
