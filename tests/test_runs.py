@@ -12,8 +12,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from pydantic import SecretStr
+from servers.webhook import Webhook
 
-from tradebot.config import Config, UserError
+from tradebot.config import Config, UserError, load_config
 from tradebot.runs import check_parameters, git_revision, reap, run
 from tradebot.store import Store
 
@@ -196,3 +197,14 @@ def test_the_revision_says_when_files_differ_from_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     subprocess.run(["git", "-C", tmp_path, "add", "file"], check=True)
     assert git_revision(tmp_path) == f"{clean}-dirty"
+
+
+def test_a_run_that_fails_tells_somebody(tmp_path: Path, store: Store) -> None:
+    with Webhook() as hook:
+        environment = {"TRADEBOT_WEBHOOK_URL": hook.url, "TRADEBOT_NOTIFY_CHANNELS": "webhook"}
+        config = load_config(tmp_path, environment)
+        done = run(notebook(tmp_path, "raise ValueError('no bars today')"), {}, config, store)
+    assert not done.succeeded
+    (told,) = (body.decode() for body in hook.bodies)
+    assert "example.ipynb failed" in told
+    assert "no bars today" in told
