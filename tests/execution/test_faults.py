@@ -43,6 +43,16 @@ def released(world: World, name: str, status: str) -> None:
     assert (order.status, order.reserved, world.ours) == (status, 0, [])
 
 
+def sent_once(world: World, name: str, workers: int) -> None:
+    """One order was asked for: once, or by workers that started at the same moment, each under the one id.
+
+    A worker that starts sends again what another is sending and the broker does not have yet; the id makes it one order.
+    """
+    posts = [one["body"]["client_order_id"] for one in world.broker.posts]
+    assert set(posts) == {name}
+    assert len(posts) <= workers
+
+
 def until_stale(world: World) -> None:
     """The next close: the signal's bar is no longer the newest."""
     world.broker.ask("POST", "/clock", {"now": "2013-02-28T21:00:01"})
@@ -428,7 +438,7 @@ def test_a_refusal_releases_and_is_not_repeated(world: World, side, workers, row
     world.settle(workers)
     released(world, name, "REJECTED")
     assert world.signals()[-1][1:] == ("SKIPPED", True)
-    assert len(world.broker.posts) == 1
+    sent_once(world, name, workers)
 
 
 @SIDES
@@ -524,7 +534,7 @@ def test_accepted_and_rejected_later(world: World, side, workers, row) -> None:
     world.broker.ask("POST", f"/orders/{name}/reject")
     world.settle(workers)
     assert (world.order(name).status, world.order(name).reserved) == ("REJECTED", 0)
-    assert len(world.broker.posts) == 1
+    sent_once(world, name, workers)
 
 
 @SIDES
@@ -541,7 +551,8 @@ def test_an_order_that_waits_is_not_sent_again(world: World, side, workers, row,
     name = world.signal(side)
     for _ in range(3):
         world.run(workers)
-    assert (world.order(name).status, len(world.broker.posts)) == ("ACKED", 1)
+    assert world.order(name).status == "ACKED"
+    sent_once(world, name, workers)
     world.broker.ask("POST", "/halts", {"symbol": "A", "on": False})
     if how == "overnight":
         world.broker.ask("POST", "/clock", {"to": "open"})
@@ -777,7 +788,7 @@ def test_a_deadlock_at_the_decision(world: World, side, workers, row) -> None:
     assert worker.end() == DOWN
     world.settle(workers)
     only_filled(world, name)
-    assert len(world.broker.posts) == 1
+    sent_once(world, name, workers)
 
 
 @SIDES
@@ -801,7 +812,7 @@ def test_a_database_that_was_lost_buys_nothing_again(
     world.broker.ask("POST", f"/orders/{name}/fill", {"price": 100})
     world.settle(workers)
     assert [one["client_order_id"] for one in world.ours] == [name]
-    assert len(world.broker.posts) == 1
+    sent_once(world, name, workers)
     assert world.signals()[-1][1:] == ("EXECUTED", True)
 
 
