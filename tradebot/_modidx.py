@@ -448,6 +448,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tradebot.executor.Executor._stopped': ('executor.html#executor._stopped', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._tell': ('executor.html#executor._tell', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._today': ('executor.html#executor._today', 'tradebot/executor.py'),
+                                   'tradebot.executor.Executor._unresolved': ('executor.html#executor._unresolved', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._until': ('executor.html#executor._until', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._verified': ('executor.html#executor._verified', 'tradebot/executor.py'),
                                    'tradebot.executor.Executor._with_quotes': ( 'executor.html#executor._with_quotes',

@@ -272,12 +272,14 @@ class Executor:
         "Orders since the last close belong to the session that is next, or on."
         return last_close(pd.Timestamp(self.now()), self.calendar.name).to_pydatetime()
 
-    def _resolve(self, *, everyone: bool = False) -> bool:
-        "Find out what became of orders in flight: ours, and those of others that have stood still; whether any is left."
+    def _resolve(self, *, everyone: bool = False) -> None:
+        "Find out what became of orders in flight: ours, and those of others that have stood still."
         patience = timedelta(seconds=2 * self.config.execution.deadline)
         for order in self.book.orders(*IN_FLIGHT):
             if everyone or order.worker == self.worker or self._wall() - order.updated > patience:
                 self._sender.resolve(order, self.now())
+
+    def _unresolved(self) -> bool:
         return any(order.worker == self.worker for order in self.book.orders(*IN_FLIGHT))
 
     def adopt(self, reason: str) -> str:
@@ -409,15 +411,14 @@ class Executor:
         """
         self.start()
         done = self._act()
-        deadline, pause, waited = time.monotonic() + self.config.execution.deadline, 0.05, False
-        while (self._resolve() or done.waiting) and time.monotonic() < deadline:
+        deadline, pause = time.monotonic() + self.config.execution.deadline, 0.0
+        while (self._unresolved() or done.waiting) and time.monotonic() < deadline:
             time.sleep(pause)
-            pause, waited = min(2 * pause, 2.0), True
-            if done.waiting:
-                self.look()
-                done = done.followed_by(self._act())
-        if waited:
+            pause = min(2 * pause, 2.0) or 0.05
+            self._resolve()
             self.look()
+            if done.waiting:
+                done = done.followed_by(self._act())
         done.halted = self.book.row().halted or ""
         return done
 

@@ -896,7 +896,7 @@ def test_a_worker_that_stood_still_does_not_send_what_another_has_sent(world: Wo
     frozen.freeze()
     assert world.run() == 0
     assert world.order(name).status == "FILLED"
-    time.sleep(0.5)
+    time.sleep(1.0)
     frozen.thaw()
     frozen.go()
     frozen.end()

@@ -153,7 +153,7 @@ class World:
         return {
             "DATABASE_URL": self.url,
             "TRADEBOT_EXECUTION_URL": self.broker.url,
-            "TRADEBOT_EXECUTION_DEADLINE": "0.4",
+            "TRADEBOT_EXECUTION_DEADLINE": "0.8",
             "TRADEBOT_DATA_UNIVERSE": "A,B,C,D,E,F,G,H",
             "POLLING_INTERVAL": "0.2",
             **self.settings,
