@@ -20,6 +20,7 @@ from universe import universe
 from tradebot.backtest import backtest
 from tradebot.config import Risk
 from tradebot.prices import actions_frame
+from tradebot.universe import universe as frames_of
 from tradebot.zipline_data import market
 from tradebot.zipline_engine import Record, SimulationBlotter, data_portal, run
 
@@ -111,7 +112,7 @@ def stock(signals, symbols, start, end):
 def ours(bars, signals, symbols, start, end):
     """The same of our engine under zipline's own blotter."""
     record = Record()
-    with data_portal(market(bars, actions_frame(), start, end)) as portal:
+    with data_portal(market(frames_of(bars, actions_frame()))) as portal:
         run(portal, start, end, CAPITAL, SimulationBlotter(), record, *algorithm(signals, symbols))
     return [equity for _, equity, _ in record.sessions], simplified(record.transactions)
 

@@ -1,4 +1,4 @@
-"""The backtest's fills, cash and accounts: small frames that can be checked by hand, then an independent ledger."""
+"""Fills, cash and accounts of both engines: small frames that can be checked by hand, then an independent ledger."""
 
 import os
 import subprocess
@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from engines import backtest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_ledger import replay
 
-from tradebot.backtest import Result, backtest, backtest_ranges, cash_proof, compare
+from tradebot.backtest import backtest_ranges
 from tradebot.config import Risk, UserError
 from tradebot.prices import actions_frame, adjust, bars_frame
+from tradebot.results import Result, cash_proof, compare
 from tradebot.sessions import sessions_between
 
 # Tuesday to Monday; the weekend of 6 January lies between the fourth and the fifth.
@@ -527,7 +529,7 @@ def assert_same(result: Result, bars, actions, signals, buffer):
         (order.symbol, order.created, order.side, order.quantity, order.limit, order.status)
         for order in book.orders
     ]
-    assert list(result.fills.drop(columns="order_id").itertuples(index=False, name=None)) == book.fills
+    assert list(result.fills.drop(columns=["order_id", "commission"]).itertuples(index=False, name=None)) == book.fills
     assert result.positions["quantity"].to_dict() == book.positions
     for day, (cash, equity) in zip(result.sessions.itertuples(), book.sessions, strict=True):
         assert day.cash == pytest.approx(float(cash), abs=0.005)
@@ -605,6 +607,7 @@ def test_any_market_equals_the_plain_ledger_and_never_overspends(made, buffer, c
 def test_stock_zipline_overspends_where_the_backtest_does_not(sample):
     from zipline import api
 
+    from tradebot.universe import universe
     from tradebot.zipline_data import market
     from tradebot.zipline_engine import Record, SimulationBlotter, data_portal, run
 
@@ -624,7 +627,7 @@ def test_stock_zipline_overspends_where_the_backtest_does_not(sample):
                 api.order_target(asset, 0)
 
     stock = Record()
-    with data_portal(market(bars, actions, start, end)) as portal:
+    with data_portal(market(universe(bars, actions, start=start, end=end))) as portal:
         run(portal, start, end, 1e5, SimulationBlotter(), stock, lambda context: None, buy_at_todays_close)
     ours = backtest(bars, actions, signals, start=start, end=end, capital=1e5, rules=Risk(buffer=0.0))
     assert min(cash for _, _, cash in stock.sessions) < 0 <= ours.lowest_cash
@@ -661,6 +664,7 @@ def test_a_backtest_writes_nothing_to_the_home_folder(tmp_path):
 def test_history_in_zipline_is_adjusted_as_the_indicators_see_it(sample, start, end):
     from zipline import api
 
+    from tradebot.universe import universe
     from tradebot.zipline_data import market
     from tradebot.zipline_engine import LimitBlotter, Record, data_portal, run
 
@@ -670,7 +674,7 @@ def test_history_in_zipline_is_adjusted_as_the_indicators_see_it(sample, start, 
     def look_back(context, data):
         seen[data.current_session] = data.history(api.symbol("AAPL"), "close", 20, "1d")
 
-    with data_portal(market(bars, actions, start, end)) as portal:
+    with data_portal(market(universe(bars, actions, start=start, end=end))) as portal:
         run(portal, start, end, 1e5, LimitBlotter(), Record(), lambda context: None, look_back)
     for day, history in seen.items():
         known = adjust(

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tradebot.backtest import Result, backtest
+from tradebot.backtest import backtest
 from tradebot.config import Risk
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.report import tear_sheet
+from tradebot.results import Result
 from tradebot.signal_engine import generate, get_strategy
 from tradebot.statistics import (
     buy_and_hold,

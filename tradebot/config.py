@@ -94,12 +94,14 @@ class Strategy(BaseModel):
 class Risk(_Section):
     """How much money a buy may take, and when there is to be no buy at all. What isn't given doesn't limit.
 
-    A backtest starts with `capital` dollars; a buy may be filled up to `buffer` above its reference price. `fraction` is a
+    A backtest starts with `capital` dollars, and is charged `commission`, a share of the value of each fill (Alpaca charges
+    none); a buy may be filled up to `buffer` above its reference price. `fraction` is a
     share of equity, as `max_daily_loss` and `max_drawdown` are; `max_order` and `max_position` are dollars.
     """
 
     capital: float = Field(100_000, gt=0)
     buffer: float = Field(0.005, ge=0, lt=1)
+    commission: float = Field(0.0, ge=0, lt=1)
     sizing: Literal["all_cash", "fraction", "equal_weight"] = "all_cash"
     fraction: float | None = Field(None, gt=0, le=1)
     max_order: float | None = Field(None, gt=0)

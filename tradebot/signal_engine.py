@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rules', 'Strategy', 'Filter', 'strategy', 'entry_filter', 'strategies', 'get_strategy', 'crossover', 'volatility',
-           'volume', 'Generated', 'generate', 'check_causality', 'measure_warmup']
+           'volume', 'Generated', 'generate', 'aliases', 'check_causality', 'measure_warmup']
 
 # %% ../nbs/05_signal_engine.ipynb #51587519
 import importlib
@@ -289,7 +289,7 @@ def generate(
     named = {
         alias: features[column].to_numpy()
         for name, call in calls.items()
-        for alias, column in _aliases(name, call)
+        for alias, column in aliases(name, call)
     }
     values = {name: adjusted[name].to_numpy() for name in adjusted.columns} | named
     traded, moments = bars["close"].to_numpy(), bars.index.get_level_values("timestamp")
@@ -308,8 +308,8 @@ def generate(
     )
 
 
-def _aliases(name: str, call: str) -> list[tuple[str, str]]:
-    "How a strategy reads the columns of a call: macd(12, 26, 9) under the name m is m, m_signal and m_hist."
+def aliases(name: str, call: str) -> list[tuple[str, str]]:
+    """How a strategy reads the columns of a call: macd(12, 26, 9) under the name m is m, m_signal and m_hist."""
     key = parse(call).key
     return [(name + column.removeprefix(key), column) for column in columns([call])]
 

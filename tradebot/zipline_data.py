@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .config import UserError
 from .prices import BAR_COLUMNS
-from .sessions import sessions_between
+from .universe import Universe
 
 # %% ../nbs/08a_zipline_data.ipynb #7e2128f1
 @dataclass(frozen=True)
@@ -32,56 +31,18 @@ class Market:
     dividends: dict[int, dict[int, float]]
 
 
-def market(
-    bars: pd.DataFrame,
-    actions: pd.DataFrame,
-    start: pd.Timestamp,
-    end: pd.Timestamp,
-    calendar: str = "XNYS",
-) -> Market:
-    """The market over every session from the first bar (or `start`) to the last bar (or `end`).
-
-    Raises UserError where a bar is dated on a day without a session.
-    """
-    timestamps = bars.index.get_level_values("timestamp")
-    first, last = min(timestamps.min(), pd.Timestamp(start)), max(timestamps.max(), pd.Timestamp(end))
-    sessions = sessions_between(first, last, calendar)
-    columns, symbols = pd.factorize(bars.index.get_level_values("symbol"), sort=True)
-    rows = sessions.get_indexer(timestamps)
-    if (rows < 0).any():
-        symbol, day = bars.index[rows < 0][0]
-        raise UserError(f"{symbol} has a bar at {day:%Y-%m-%d %H:%M}, which is no session of {calendar}")
-    values = {}
+def market(universe: Universe) -> Market:
+    """The universe, an array of (sessions, symbols) a column."""
+    shape = (len(universe.sessions), len(universe.symbols))
+    columns, values = np.repeat(np.arange(shape[1]), np.diff(universe.offsets)), {}
     for name in BAR_COLUMNS:
-        values[name] = np.full((len(sessions), len(symbols)), 0.0 if name == "volume" else np.nan)
-        values[name][rows, columns] = bars[name].to_numpy()
-    splits, dividends = _by_session(actions, sessions, list(symbols))
-    values["price"] = _carried(values["close"], splits)
-    return Market(calendar, sessions, list(symbols), values, splits, dividends)
-
-# %% ../nbs/08a_zipline_data.ipynb #ca66f3be
-def _by_session(actions: pd.DataFrame, sessions: pd.DatetimeIndex, symbols: list[str]) -> tuple[dict, dict]:
-    "Splits and dividends as {row: {column: value}}; those of one session are merged, splits first."
+        values[name] = np.full(shape, 0.0 if name == "volume" else np.nan)
+        values[name][universe.rows, columns] = universe.bars[name].to_numpy()
     splits, dividends = {}, {}
-    known = actions[actions["symbol"].isin(symbols) & actions["timestamp"].between(sessions[0], sessions[-1])]
-    # "split" sorts after "dividend": descending, a dividend meets the split of its day.
-    for action in known.sort_values("kind", ascending=False).itertuples():
-        row, column = int(sessions.searchsorted(action.timestamp)), symbols.index(action.symbol)
-        split = splits.setdefault(row, {})
-        if action.kind == "split":
-            split[column] = split.get(column, 1.0) * action.value
-        else:
-            paid = dividends.setdefault(row, {})
-            paid[column] = paid.get(column, 0.0) + action.value * split.get(column, 1.0)
-    return {row: day for row, day in splits.items() if day}, dividends
-
-
-def _carried(closes: np.ndarray, splits: dict[int, dict[int, float]]) -> np.ndarray:
-    "Closes carried forward over missing bars, each split dividing what is carried over it."
-    price = pd.DataFrame(closes).ffill().to_numpy(copy=True)
-    for row, day in sorted(splits.items()):
-        for column, ratio in day.items():
-            gap = np.isnan(closes[row:, column])
-            length = len(gap) if gap.all() else gap.argmin()
-            price[row : row + length, column] /= ratio
-    return price
+    for row, column, ratio, paid in universe.changes.tolist():
+        if ratio != 1:
+            splits.setdefault(row, {})[column] = ratio
+        if paid:
+            dividends.setdefault(row, {})[column] = paid
+    values["price"] = universe.price
+    return Market(universe.calendar, universe.sessions, universe.symbols, values, splits, dividends)

@@ -217,7 +217,14 @@ def fill_price(limit: float | None, open: float, low: float) -> float | None:
 
 # %% ../nbs/08b_zipline_engine.ipynb #90ca1065
 class LimitBlotter(SimulationBlotter):
-    """Buys fill within their limit in the next session or expire; sells at the next open there is. No commissions."""
+    """Buys fill within their limit in the next session or expire; sells at the next open there is.
+
+    `commission` is a share of the value of each fill.
+    """
+
+    def __init__(self, commission: float = 0.0):
+        super().__init__()
+        self._commission = commission
 
     def order(self, asset, amount, style, order_id=None) -> str | None:
         order_id = super().order(asset, amount, style, str(len(self.orders) + 1))
@@ -226,15 +233,17 @@ class LimitBlotter(SimulationBlotter):
             self.orders[order_id].limit = getattr(style, "limit_price", None)
         return order_id
 
-    def get_transactions(self, bar_data) -> tuple[list[Transaction], list, list[Order]]:
+    def get_transactions(self, bar_data) -> tuple[list[Transaction], list[dict], list[Order]]:
         waiting = [order for orders in self.open_orders.values() for order in orders]
-        transactions, filled = [], []
+        transactions, commissions, filled = [], [], []
         for order in sorted(waiting, key=lambda order: (order.amount > 0, order.asset.sid, int(order.id))):
             transaction = self._fill(order, bar_data)
             if transaction:
+                order.commission = abs(transaction.amount) * transaction.price * self._commission
                 transactions.append(transaction)
+                commissions.append({"asset": order.asset, "order": order, "cost": order.commission})
                 filled.append(order)
-        return transactions, [], filled
+        return transactions, commissions, filled
 
     def _fill(self, order: Order, bar_data) -> Transaction | None:
         volume, opened, low = (bar_data.current(order.asset, field) for field in ("volume", "open", "low"))
