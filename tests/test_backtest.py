@@ -11,37 +11,13 @@ import pytest
 from engines import backtest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markets import DAYS, HALT, frames, markets, signals_frame
 from plain_ledger import replay
 
 from tradebot.backtest import backtest_ranges
 from tradebot.config import Risk, UserError
-from tradebot.prices import actions_frame, adjust, bars_frame
+from tradebot.prices import actions_frame, adjust
 from tradebot.results import Result, cash_proof, compare
-from tradebot.sessions import sessions_between
-
-# Tuesday to Monday; the weekend of 6 January lies between the fourth and the fifth.
-DAYS = pd.to_datetime(["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"])
-HALT = None
-
-
-def frames(prices, days=DAYS):
-    """A bars frame from {symbol: [(open, high, low, close) or (..., volume) or None, one a session]}."""
-    rows = [
-        (symbol, day, *bar[:4], bar[4] if len(bar) > 4 else 1000)
-        for symbol, column in prices.items()
-        for day, bar in zip(days, column, strict=False)
-        if bar is not None
-    ]
-    return bars_frame(
-        pd.DataFrame(rows, columns=["symbol", "timestamp", "open", "high", "low", "close", "volume"])
-    )
-
-
-def signals_frame(rows, days=DAYS):
-    """A signals frame from (symbol, number of the session, 'buy' | 'sell')."""
-    rows = sorted((days[day], symbol, side) for symbol, day, side in rows)
-    frame = pd.DataFrame(rows, columns=["timestamp", "symbol", "signal_type"])
-    return frame[["symbol", "timestamp", "signal_type"]].assign(details=[{} for _ in rows])
 
 
 def trade(prices, signals, actions=(), capital=1000.0, rules=None, days=DAYS, end=None) -> Result:
@@ -529,7 +505,10 @@ def assert_same(result: Result, bars, actions, signals, buffer):
         (order.symbol, order.created, order.side, order.quantity, order.limit, order.status)
         for order in book.orders
     ]
-    assert list(result.fills.drop(columns=["order_id", "commission"]).itertuples(index=False, name=None)) == book.fills
+    assert (
+        list(result.fills.drop(columns=["order_id", "commission"]).itertuples(index=False, name=None))
+        == book.fills
+    )
     assert result.positions["quantity"].to_dict() == book.positions
     for day, (cash, equity) in zip(result.sessions.itertuples(), book.sessions, strict=True):
         assert day.cash == pytest.approx(float(cash), abs=0.005)
@@ -558,41 +537,6 @@ def test_thirteen_years_of_real_stocks_equal_the_plain_ledger(sample, buffer):
     result = backtest(bars, actions, signals, capital=100_000.0, rules=Risk(buffer=buffer), **span)
     assert len(result.fills) > 400
     assert_same(result, bars, actions, signals, buffer)
-
-
-cents = st.integers(50, 3000).map(lambda n: n / 100)
-day_numbers = st.integers(0, 7)
-
-
-@st.composite
-def markets(draw):
-    """Bars of two or three symbols over eight sessions, with gaps, halts, late listings and splits; and signals."""
-    days = sessions_between(pd.Timestamp("2024-06-28"), pd.Timestamp("2024-07-10"))
-    symbols = ["A", "B", "C"][: draw(st.integers(2, 3))]
-    rows, signals = [], []
-    for symbol in symbols:
-        first, last = draw(st.integers(0, 3)), draw(st.integers(5, 7))
-        for day in range(first, last + 1):
-            state = draw(st.sampled_from(["traded"] * 6 + ["missing", "no volume"]))
-            if state == "missing" and first < day:
-                continue
-            four = sorted(draw(st.tuples(cents, cents, cents, cents)))
-            opened, closed = draw(st.permutations(four[1:3]))
-            rows.append(
-                (symbol, days[day], opened, four[3], four[0], closed, 1000.0 if state == "traded" else 0.0)
-            )
-            if signal := draw(st.sampled_from(["buy", "buy", "sell", "sell", None])):
-                signals.append((symbol, day, signal))
-    kinds = st.one_of(
-        st.tuples(st.just("split"), st.sampled_from([2.0, 3.0, 1.5, 0.5, 0.1])),
-        st.tuples(st.just("dividend"), st.integers(1, 99).map(lambda n: n / 100)),
-    )
-    found = draw(st.dictionaries(st.tuples(st.sampled_from(symbols), day_numbers), kinds, max_size=4))
-    actions = actions_frame([(symbol, days[day], *action) for (symbol, day), action in found.items()])
-    bars = bars_frame(
-        pd.DataFrame(rows, columns=["symbol", "timestamp", "open", "high", "low", "close", "volume"])
-    )
-    return bars, actions, signals_frame(signals, days), days
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

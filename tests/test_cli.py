@@ -27,7 +27,12 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("TRADEBOT_", "ALPACA_"))
     }
-    return kept | {"TRADEBOT_HOME": str(home), "DATABASE_URL": "duckdb:///data"} | more
+    compiled = os.environ.get("NUMBA_CACHE_DIR", str(ROOT / ".cache" / "numba"))  # once for all homes
+    return (
+        kept
+        | {"TRADEBOT_HOME": str(home), "DATABASE_URL": "duckdb:///data", "NUMBA_CACHE_DIR": compiled}
+        | more
+    )
 
 
 def tradebot(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess:
@@ -69,6 +74,20 @@ def test_pipeline_then_backtest_leave_their_reports(home: Path) -> None:
     pages = re.findall(r"/\S+\.html", backtest.stdout)
     assert {Path(page).name for page in pages} == {"notebook.html", "tearsheet.html", "tearsheet-2.html"}
     assert all(Path(page).stat().st_size > 10_000 for page in pages)
+
+
+def test_parity_compares_and_says_what_it_compared(home: Path) -> None:
+    tradebot(home, "fetch")
+    done = tradebot(home, "parity", "--range", "2004-01-01:2006-12-31", "--set", "sma=10")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"2004-01-01 to 2006-12-31: [\d,]+ rows of the compiled engine and of zipline compared", done.stdout
+    )
+    assert "no difference" in done.stdout
+    assert list(home.glob("reports/*-parity-*/notebook.html"))
+    beyond = tradebot(home, "parity", "--range", "2020-01-01:2020-12-31")
+    assert beyond.returncode == 1
+    assert "there are no bars from 2020-01-01 to 2020-12-31; they run from 2000-03-01" in beyond.stderr
 
 
 def test_a_backtest_whose_signals_are_not_the_stored_ones_fails_and_says_where(home: Path) -> None:

@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     command("indicators", _indicators, "compute and store the features of every bar that lacks them")
     command("signals", _signals, "find and store the configured strategy's signals")
     _backtest_words(command("backtest", _backtest, "run the backtest notebook and write its tear sheet"))
+    _backtest_words(
+        command("parity", _parity, "hold the compiled engine's account against zipline's, row by row")
+    )
     run = command("run", _run, "run a notebook with papermill and publish it under reports/", symbols=False)
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
     run.add_argument(
@@ -225,6 +228,14 @@ def _signals(words: argparse.Namespace, config: "Config") -> int:
 
 # %% ../nbs/17_cli.ipynb #2a6fdde2
 def _backtest(words: argparse.Namespace, config: "Config") -> int:
+    return _run_notebook(config.home / "nbs" / "pipelines" / "backtest.ipynb", _chosen(words), config)
+
+
+def _parity(words: argparse.Namespace, config: "Config") -> int:
+    return _run_notebook(config.home / "nbs" / "pipelines" / "parity.ipynb", _chosen(words), config)
+
+
+def _chosen(words: argparse.Namespace) -> dict[str, Any]:
     from tradebot.config import number_or_text
 
     given: dict[str, Any] = {"ranges": words.range} if words.range else {}
@@ -234,7 +245,7 @@ def _backtest(words: argparse.Namespace, config: "Config") -> int:
         given["strategy"] = words.strategy
     if words.set:
         given["parameters"] = {name: number_or_text(value) for name, value in words.set}
-    return _run_notebook(config.home / "nbs" / "pipelines" / "backtest.ipynb", given, config)
+    return given
 
 
 def _run(words: argparse.Namespace, config: "Config") -> int:

@@ -254,7 +254,8 @@ class LimitBlotter(SimulationBlotter):
                 self._expire(order, "limit not reached" if traded else "no trading in the session")
             return None
         if order.amount < 0:
-            order.amount = -int(get_algo_instance().portfolio.positions[order.asset].amount)
+            # Not `portfolio`: asking for that values everything held, once a session, before this session's buys are held.
+            order.amount = -int(get_algo_instance().metrics_tracker.positions[order.asset].amount)
         order.filled, order.dt = order.amount, bar_data.current_dt
         order.reason = "at the open" if price == opened else "at the limit"
         return create_transaction(order, bar_data.current_dt, price, order.amount)
