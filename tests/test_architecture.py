@@ -50,7 +50,7 @@ LAYERS = [
         "book",
         "paper_broker",
     },
-    {"doctor", "sending", "reconcile", "parity"},
+    {"doctor", "sending", "reconcile", "parity", "sweep"},
     {"executor"},
     {"trading"},
     {"cli"},
@@ -72,6 +72,7 @@ PURE = {
     "scan",
     "simulate",
     "results",
+    "sweep",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")
