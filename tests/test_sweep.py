@@ -186,3 +186,29 @@ def test_a_lonely_peak_is_not_a_robust_best(five):
     near = neighbourhood(Sweep(table, np.empty((0, 0)), pd.DatetimeIndex([]), ["a", "b"]))
     assert table.loc[table["sharpe"].idxmax(), ["a", "b"]].tolist() == [1, 1]
     assert table.loc[near.idxmax(), ["a", "b"]].tolist() == [5, 5]
+
+
+# ------------------------------------------------------------------------------------------------ on a cluster
+
+
+def test_a_dask_cluster_takes_over_by_its_address(five):
+    pytest.importorskip("distributed")
+    from distributed import LocalCluster
+
+    points = grid(SPACE)
+    whole = sweep(five, "crossover", points, **MONEY)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        heard = []
+        found = sweep(
+            five, "crossover", points, cluster=cluster.scheduler_address, progress=heard.append, **MONEY
+        )
+        assert len(cluster.workers) == 2
+    assert sum(heard) == len(points)
+    pd.testing.assert_frame_equal(found.table, whole.table)
+    assert np.array_equal(found.returns, whole.returns)
+
+
+def test_a_cluster_that_is_not_there_is_told(five):
+    pytest.importorskip("distributed")
+    with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        sweep(five, "crossover", [{"sma": 5}], cluster="tcp://127.0.0.1:9", **MONEY)

@@ -194,11 +194,12 @@ def _held(universe: Universe, log: Log, last: int) -> tuple[np.ndarray, ...]:
 def _decided(log: Log, rules: Risk, signals: pd.DataFrame, number: np.ndarray) -> pd.DataFrame:
     "The signals with what became of each."
     order = log.order[number]
-    sent, orders = order >= 0, log.orders[order.clip(min=0)] if len(log.orders) else log.orders
-    decision = np.where(sent, np.array(STATUS, dtype=object)[orders["status"]], "skipped")
-    reason = np.array(OUTCOME, dtype=object)[orders["outcome"]]
+    sent, skipped = np.flatnonzero(order >= 0), np.flatnonzero(order < 0)
+    orders = log.orders[order[sent]]
+    decision, reason = np.full(len(order), "skipped", dtype=object), np.empty(len(order), dtype=object)
+    decision[sent] = np.array(STATUS, dtype=object)[orders["status"]]
+    reason[sent] = np.array(OUTCOME, dtype=object)[orders["outcome"]]
     words = cache(lambda code, detail: _words(code, detail, rules))
-    skipped = np.flatnonzero(~sent)
     pairs = zip(log.reason[number[skipped]].tolist(), log.detail[number[skipped]].tolist(), strict=True)
     reason[skipped] = [words(*pair) for pair in pairs]
     return signals.assign(decision=pd.Series(decision, dtype=object), reason=pd.Series(reason, dtype=object))

@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,10 +145,12 @@ def sweep(
     rules: Risk,
     folder: Path | None = None,
     jobs: int = -1,
+    cluster: str = "",
     progress: Callable[[int], object] = lambda points: None,
 ) -> Sweep:
     """Trade a strategy at every point, on all processors (or `jobs` of them), as `simulate` does.
 
+    `cluster` is the address of a Dask scheduler whose workers shall do it instead, such as tcp://10.0.0.5:8786.
     `progress` hears how many points were done. Raises UserError for a parameter or a range that does not exist, and for a
     point that the strategy refuses.
     """
@@ -160,7 +163,7 @@ def sweep(
     numbers, returns = _memory(folder / key if folder else None, shape)
     todo = np.flatnonzero(np.isnan(numbers[:, -1]))
     progress(len(points) - len(todo))
-    for done, (found, earned) in _run(universe, strategies, todo, span, capital, rules, jobs):
+    for done, (found, earned) in _run(universe, strategies, todo, (span, capital, rules), jobs, cluster):
         returns[done] = earned
         numbers[done] = found
         progress(len(done))
@@ -173,21 +176,48 @@ def _run(
     universe: Universe,
     strategies: Sequence[Strategy],
     todo: np.ndarray,
-    span: tuple[int, int],
-    capital: float,
-    rules: Risk,
+    trade: tuple[tuple[int, int], float, Risk],
     jobs: int,
+    cluster: str,
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
     "The batches as they are done, in whatever order."
-    from joblib import Parallel, delayed, effective_n_jobs
+    from joblib import Parallel, delayed
 
-    def numbered(batch: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        return batch, _run_batch(universe, [strategies[k] for k in batch], span, capital, rules)
+    threads = not cluster and all(read(strategies[k]) for k in todo[:1])
+    with _workers(cluster, jobs) as count:
+        parallel = Parallel(jobs, prefer="threads" if threads else None, return_as="generator_unordered")
+        batches = _batches(universe, todo, count)
+        yield from parallel(
+            delayed(_numbered)(universe, batch, [strategies[k] for k in batch], *trade) for batch in batches
+        )
 
-    compiled = all(read(strategies[k]) for k in todo[:1])
-    parallel = Parallel(n_jobs=jobs, prefer="threads" if compiled else None, return_as="generator_unordered")
-    batches = _batches(universe, todo, effective_n_jobs(jobs))
-    yield from parallel(delayed(numbered)(batch) for batch in batches)
+
+def _numbered(
+    universe: Universe, batch: np.ndarray, *more: Any
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    return batch, _run_batch(universe, *more)
+
+
+@contextmanager
+def _workers(cluster: str, jobs: int) -> Iterator[int]:
+    "How many there are; while the context lasts, joblib's work goes to the cluster, if there is one."
+    from joblib import effective_n_jobs, parallel_config
+
+    if not cluster:
+        yield effective_n_jobs(jobs)
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise UserError("a cluster needs Dask: pip install tradebot[cluster]") from None
+    try:
+        client = Client(cluster, timeout=10)
+    except OSError as error:
+        raise UserError(
+            f"no Dask scheduler answers at {cluster} ({error}); `dask scheduler` starts one"
+        ) from None
+    with client, parallel_config("dask", wait_for_workers_timeout=30):
+        yield max(1, sum(client.nthreads().values()))
 
 
 def _key(
