@@ -51,7 +51,7 @@ LAYERS = [
         "paper_broker",
     },
     {"doctor", "sending", "reconcile", "parity", "sweep"},
-    {"executor"},
+    {"executor", "sweep_plots"},
     {"trading"},
     {"cli"},
 ]
@@ -72,7 +72,6 @@ PURE = {
     "scan",
     "simulate",
     "results",
-    "sweep",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")

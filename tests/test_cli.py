@@ -90,6 +90,50 @@ def test_parity_compares_and_says_what_it_compared(home: Path) -> None:
     assert "there are no bars from 2020-01-01 to 2020-12-31; they run from 2000-03-01" in beyond.stderr
 
 
+def test_a_sweep_leaves_its_map_and_goes_on_from_what_is_done(home: Path) -> None:
+    tradebot(home, "fetch")
+    words = [
+        "sweep",
+        "AAPL",
+        "IBM",
+        "--over",
+        "sma=10:30:10",
+        "--over",
+        "ema=40,60",
+        "--range",
+        "2004-01-01:2007-12-31",
+    ]
+    done = tradebot(home, *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"crossover: 6 points, 2004-01-02 to 2007-12-31", done.stdout)
+    assert re.search(r"^best nearby +\d+ +\d+ ", done.stdout, re.MULTILINE)
+    (page,) = home.glob("reports/*-sweep-*/notebook.html")
+    assert page.read_text().count('src="data:image/png') == 3
+    (kept,) = (home / ".cache" / "sweeps").iterdir()
+    before = (kept / "figures.npy").stat().st_mtime_ns
+    assert tradebot(home, *words).returncode == 0
+    assert (kept / "figures.npy").stat().st_mtime_ns == before, "what was done is not done again"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "the following arguments are required: --over"),
+        (["--over", "sma=5:x:1"], "is not first:last:step, such as 5:60:5"),
+        (["--over", "sma=5:50:0"], "is not first:last:step"),
+        (["--over", "sma="], "parameter sma has no values to try"),
+        (["--over", "smaa=5"], "strategy crossover has no parameter 'smaa'"),
+        (["--over", "sma=5", "--strategy", "nothing"], "there is no strategy 'nothing'"),
+        (["--over", "sma=5"], "there are no bars to trade on; fetch some first"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_told_in_a_line(home: Path, words, told) -> None:
+    done = tradebot(home, "sweep", *words)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_backtest_whose_signals_are_not_the_stored_ones_fails_and_says_where(home: Path) -> None:
     tradebot(home, "fetch", "IBM")
     tradebot(home, "signals", "IBM")

@@ -7,6 +7,7 @@ __all__ = ['build_parser', 'main']
 
 # %% ../nbs/17_cli.ipynb #8ab3d0e2
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,20 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _values(text: str) -> tuple[str, list[Any]]:
+    from tradebot.config import number_or_text
+
+    name, values = _pair(text)
+    if ":" not in values:
+        return name, [number_or_text(value.strip()) for value in values.split(",") if value.strip()]
+    try:
+        first, last, step = (number_or_text(value) for value in values.split(":"))
+        count = int((last - first) / step + 1e-9)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{values!r} is not first:last:step, such as 5:60:5") from None
+    return name, [round(first + number * step, 10) for number in range(count + 1)]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command; `function` in its answer is what to call."""
     parser = _Parser(
@@ -75,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _backtest_words(
         command("parity", _parity, "hold the compiled engine's account against zipline's, row by row")
     )
+    _sweep_words(command("sweep", _sweep, "one strategy with many parameters, and what the best is worth"))
     run = command("run", _run, "run a notebook with papermill and publish it under reports/", symbols=False)
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
     run.add_argument(
@@ -91,6 +107,22 @@ def build_parser() -> argparse.ArgumentParser:
     trading.add_words(command, _Parser)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
+
+
+def _sweep_words(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument(
+        "--over",
+        type=_values,
+        action="append",
+        required=True,
+        metavar="NAME=VALUES",
+        help="a parameter's values: 5,10,20 or first:last:step; repeat for more",
+    )
+    sweep.add_argument("--strategy", help="a strategy by name; [strategy] by default")
+    sweep.add_argument("--points", type=int, default=0, help="so many at random, instead of all combinations")
+    sweep.add_argument("--seed", type=int, default=0)
+    sweep.add_argument("--range", type=_span, metavar="START:END")
+    sweep.add_argument("--by", default="sharpe", choices=("sharpe", "cagr", "total_return", "drawdown"))
 
 
 def _database_words(database: argparse.ArgumentParser) -> None:
@@ -233,6 +265,24 @@ def _backtest(words: argparse.Namespace, config: "Config") -> int:
 
 def _parity(words: argparse.Namespace, config: "Config") -> int:
     return _run_notebook(config.home / "nbs" / "pipelines" / "parity.ipynb", _chosen(words), config)
+
+
+def _sweep(words: argparse.Namespace, config: "Config") -> int:
+    from tqdm import tqdm
+
+    from tradebot.sweep import sweep_stored
+
+    given: dict[str, Any] = {"space": dict(words.over), "points": words.points, "seed": words.seed}
+    given |= {"strategy": words.strategy} if words.strategy else {}
+    given |= {"symbols": _upper(words.symbols)} if words.symbols else {}
+    given |= dict(zip(("start", "end"), words.range, strict=True)) if words.range else {}
+    total = math.prod(len(values) for values in given["space"].values())
+    with tqdm(total=min(words.points or total, total), desc="sweep", unit=" points", disable=None) as bar:
+        sweep_stored(_opened(config), config, progress=bar.update, **given)
+    # What is done is kept, so the notebook finds every point and has only to show it.
+    return _run_notebook(
+        config.home / "nbs" / "pipelines" / "sweep.ipynb", {**given, "figure": words.by}, config
+    )
 
 
 def _chosen(words: argparse.Namespace) -> dict[str, Any]:
