@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
-    {"db_models", "prices", "sessions", "kernels", "risk", "broker", "notify"},
+    {"db_models", "prices", "sessions", "kernels", "risk", "splits", "broker", "notify"},
     {
         "decisions",
         "alpaca",
@@ -72,6 +72,7 @@ PURE = {
     "scan",
     "simulate",
     "results",
+    "splits",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")
