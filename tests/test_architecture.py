@@ -33,6 +33,7 @@ LAYERS = [
         "scan",
         "zipline_engine",
         "statistics",
+        "evidence",
         "results",
         "charts",
         "page",
@@ -73,6 +74,7 @@ PURE = {
     "simulate",
     "results",
     "splits",
+    "evidence",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")
