@@ -52,7 +52,7 @@ LAYERS = [
         "paper_broker",
     },
     {"doctor", "sending", "reconcile", "parity", "sweep"},
-    {"executor", "sweep_plots"},
+    {"executor", "sweep_plots", "control"},
     {"trading"},
     {"cli"},
 ]
@@ -75,6 +75,7 @@ PURE = {
     "results",
     "splits",
     "evidence",
+    "control",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")

@@ -1,5 +1,7 @@
 """The fast engine: any rules on any market as zipline has them, compiled rules as the signal engine has them, and bad input."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,10 @@ from markets import DAYS, frames, markets, signals_frame
 
 from tradebot.accounting import bars_of
 from tradebot.config import Risk, UserError
-from tradebot.parity import differences
+from tradebot.parity import differences, engines
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.programs import read
+from tradebot.report import tear_sheet
 from tradebot.scan import events_of, scan
 from tradebot.signal_engine import Rules, Strategy, generate, get_strategy, strategy
 from tradebot.simulate import simulate
@@ -298,3 +301,21 @@ def test_the_worth_of_what_was_bought_on_a_day_of_a_sale_counts_at_that_day_s_cl
     result = backtest(bars, actions_frame(), signals, capital=203.0, rules=rules, **span)
     assert result.sessions["equity"].tolist() == [203, 203, 203, 205.1, 203]
     assert result.signals["reason"].iloc[-1] == "drawdown of 1.0%, max_drawdown is 1.0%"
+
+
+def test_a_tear_sheet_of_either_engine_is_the_same_page(sample, tmp_path):
+    bars, actions = sample
+    chosen, span = get_strategy("crossover"), (pd.Timestamp("2004-01-02"), pd.Timestamp("2007-12-31"))
+    pairs = engines(bars, actions, chosen, [span], **MONEY)
+    pages = []
+    for number, result in enumerate(pairs[0]):
+        path = tmp_path / f"{number}.html"
+        tear_sheet(result, bars, actions, title="either", notes={}, path=path)
+        pages.append(visible(path.read_text()))
+    assert "Sharpe" in pages[0]
+    assert pages[0] == pages[1]
+
+
+def visible(page: str) -> str:
+    "The words of a page, without scripts and data."
+    return re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL))
