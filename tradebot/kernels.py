@@ -21,13 +21,13 @@ from .config import find_home
 
 # %% ../nbs/04a_kernels.ipynb #6352f0c1
 def cache_folder() -> Path:
-    """Where compiled code is kept: in NUMBACACHE_DIR, else in .cache/numba of the project, by what its sources contain."""
+    """Where compiled code is kept: in NUMBA_CACHE_DIR, else in .cache/numba of the project, by what its sources contain."""
     digest, here = hashlib.sha256(), Path(globals().get("__file__", "")).parent
     for name in ("kernels", "universe", "accounting", "scan"):
         if (source := here / f"{name}.py").exists():
             digest.update(source.read_bytes())
     return (
-        Path(os.environ.get("NUMBACACHE_DIR") or find_home() / ".cache" / "numba") / digest.hexdigest()[:12]
+        Path(os.environ.get("NUMBA_CACHE_DIR") or find_home() / ".cache" / "numba") / digest.hexdigest()[:12]
     )
 
 
