@@ -212,3 +212,8 @@ def test_a_cluster_that_is_not_there_is_told(five):
     pytest.importorskip("distributed")
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         sweep(five, "crossover", [{"sma": 5}], cluster="tcp://127.0.0.1:9", **MONEY)
+
+
+def test_an_account_that_outgrows_its_arithmetic_is_refused_in_a_sweep_too(five):
+    with pytest.raises(UserError, match=r"1e\+13 dollars are more than can be counted"):
+        sweep(five, "crossover", [{"sma": 5}], capital=1e13, rules=Risk())

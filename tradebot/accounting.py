@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .config import Risk
+from .config import Risk, UserError
 from .kernels import CACHE
 from .universe import Universe
 
@@ -539,7 +539,11 @@ def _account(first, last, events, starts, changes, bars, limits, capital, books,
 def account(
     universe: Universe, bars: Bars, events: np.ndarray, first: int, last: int, capital: float, rules: Risk
 ) -> Log:
-    """Trade `events` from session `first` to `last`, both included, with `capital` dollars."""
+    """Trade `events` from session `first` to `last`, both included, with `capital` dollars.
+
+    Raises UserError for dollars that cannot be counted.
+    """
+    _refuse_huge(universe, capital)
     symbols = len(universe.symbols)
     books = Books(
         np.zeros(symbols, np.int64),
@@ -569,7 +573,19 @@ def account(
     )
     rule = limits(rules, symbols)
     _account(first, last, ordered, starts, universe.changes, bars, rule, float(capital), books, log)
+    _refuse_huge(universe, log.equity.max())
     return log
+
+
+def _refuse_huge(universe: Universe, equity: float) -> None:
+    "Whole millionths of a dollar must fit into 64 bits, with room to be multiplied by a buffer."
+    if not 0 <= equity <= 9e12:
+        raise UserError(f"{equity:g} dollars are more than can be counted in millionths; at most 9e12 are")
+    if universe.highest > 5e6:
+        symbol, day = universe.bars["high"].idxmax()
+        raise UserError(
+            f"{symbol} cost {universe.highest:,.0f} on {day:%Y-%m-%d}; at most 5,000,000 can be simulated"
+        )
 
 
 def limits(rules: Risk, symbols: int) -> Limits:

@@ -35,7 +35,7 @@ from tradebot.accounting import (
     account,
     bars_of,
 )
-from .config import Risk, UserError
+from .config import Risk
 from .programs import read
 from tradebot.results import (
     Labels,
@@ -65,7 +65,6 @@ def simulate(
     for a range without sessions or bars, for a signal that belongs to no bar, and as the strategy does.
     """
     first, last = span = universe.span(start, end)
-    _refuse_huge(universe, capital)
     bars = bars_of(universe)
     program = read(signals) if isinstance(signals, Strategy) else None
     if program:
@@ -79,7 +78,6 @@ def simulate(
         order = np.lexsort((events["column"], events["row"]))
         events, told = events[order], lambda log: (ours, np.argsort(order))
     log = account(universe, bars, events, first, last, capital, rules)
-    _refuse_huge(universe, log.equity.max())
     return Result(
         _frames(universe, log, span, capital, rules, told),
         start=universe.sessions[first],
@@ -109,17 +107,6 @@ def _generated(
             f"{strategy.label}: the compiled rules and the signal engine give different signals"
         )
     return signals, np.arange(len(events))
-
-
-def _refuse_huge(universe: Universe, equity: float) -> None:
-    "Whole millionths of a dollar must fit into 64 bits, with room to be multiplied by a buffer."
-    if not 0 <= equity <= 9e12:
-        raise UserError(f"{equity:g} dollars are more than can be counted in millionths; at most 9e12 are")
-    if universe.highest > 5e6:
-        symbol, day = universe.bars["high"].idxmax()
-        raise UserError(
-            f"{symbol} cost {universe.highest:,.0f} on {day:%Y-%m-%d}; at most 5,000,000 can be simulated"
-        )
 
 # %% ../nbs/07_simulate.ipynb #39bfc244
 def _frames(

@@ -22,7 +22,6 @@ import pandas as pd
 
 from .accounting import FILLS, account, bars_of
 from .config import Risk, UserError
-from .kernels import cache_folder
 from .prices import fingerprint
 from .programs import read
 from .scan import events_of, scan
@@ -165,8 +164,8 @@ def sweep(
     strategies = [get_strategy(strategy, point, filters) for point in points]
     span = universe.span(start, end)
     shape = (len(points), span[1] - span[0] + 1)
-    key = _key(universe, strategies, span, capital, rules)
-    numbers, returns = _memory(folder / key if folder else None, shape)
+    kept = folder / _key(universe, strategies, span, capital, rules) if folder else None
+    numbers, returns = _memory(kept, shape)
     todo = np.flatnonzero(np.isnan(numbers[:, -1]))
     progress(len(points) - len(todo))
     for done, (found, earned) in _run(universe, strategies, todo, (span, capital, rules), jobs, cluster):
@@ -189,7 +188,7 @@ def _run(
     "The batches as they are done, in whatever order."
     from joblib import Parallel, delayed
 
-    threads = not cluster and all(read(strategies[k]) for k in todo[:1])
+    threads = not cluster and read(strategies[0]) is not None
     with _workers(cluster, jobs) as count:
         parallel = Parallel(jobs, prefer="threads" if threads else None, return_as="generator_unordered")
         batches = _batches(universe, todo, count)
@@ -231,10 +230,11 @@ def _key(
 ) -> str:
     "A name for these bars, points, rules and this code."
     points = [(each.name, dict(each.parameters), [one.label for one in each.filters]) for each in strategies]
-    bars, code = (
-        fingerprint(universe.bars, universe.actions),
-        [cache_folder().name, source(strategies[0].function)],
-    )
+    package = hashlib.sha256()
+    for file in sorted(Path(inspect.getfile(Universe)).parent.rglob("*.py")):
+        package.update(file.read_bytes())
+    functions = [strategies[0].function, *(each.function for each in strategies[0].filters)]
+    bars, code = fingerprint(universe.bars, universe.actions), [package.hexdigest(), *map(source, functions)]
     text = json.dumps([bars, points, span, capital, rules.model_dump(mode="json"), code])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
