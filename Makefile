@@ -53,7 +53,7 @@ lessons: setup ## run every notebook's cells
 
 pytest: setup ## contracts, properties, faults, parity, browser (the fault matrix waits more than it works: four at a time)
 	@$(BIN)/python -m pytest -n 4 tests/execution
-	@$(BIN)/python -m pytest --ignore tests/execution
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/execution
 
 export: setup ## notebooks -> package, notebooks cleaned and formatted
 	@$(BIN)/ruff format --quiet nbs && $(BIN)/nbdev-export && $(BIN)/nbdev-clean

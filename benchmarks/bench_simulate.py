@@ -1,6 +1,6 @@
-"""Speed and memory of the compiled engine against vectorbt and zipline: the same strategy on the same bars.
+"""Speed and memory of the compiled engine against vectorbt: the same strategy on the same bars.
 
-    python benchmarks/bench_simulate.py [--vectorbt PYTHON] [--zipline]
+    python benchmarks/bench_simulate.py [--vectorbt PYTHON] [--repeats 3]
 
 Prints markdown tables. Each side runs in processes of its own, in turn, so that neither finds the other's memory or caches.
 vectorbt needs an environment of its own (its numba differs from pandas-ta's, and its licence forbids selling what is built
@@ -39,14 +39,15 @@ def peer_python() -> Path:
 
 
 def panel(folder: Path, symbols: int = 500, sessions: int = 5040) -> Path:
-    """The universe's bars as (sessions, symbols) arrays in a file."""
-    bars, path = universe(symbols, sessions, seed=7), folder / "panel.npz"
-    fields = {
-        name: np.ascontiguousarray(bars[name].to_numpy().reshape(symbols, sessions).T)
-        for name in bars.columns
-    }
-    np.savez(path, days=bars.index.levels[1].to_numpy(), **fields)
-    return path
+    """The universe's bars in a folder, for each side as it likes them: (sessions, symbols) a field, and (fields, bars)."""
+    bars = universe(symbols, sessions, seed=7)
+    np.save(folder / "days.npy", bars.index.levels[1].to_numpy())
+    np.save(folder / "bars.npy", np.ascontiguousarray(bars.to_numpy().T))
+    for name in ("open", "close"):
+        np.save(
+            folder / f"{name}.npy", np.ascontiguousarray(bars[name].to_numpy().reshape(symbols, sessions).T)
+        )
+    return folder
 
 
 def ran(python: Path | str, script: str, *words: object) -> dict:

@@ -1,6 +1,7 @@
 """What all tests share: the real sample in a store of its own, and what to do when a server or a browser is missing."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SAMPLE = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 
 
@@ -38,6 +40,20 @@ def sample() -> tuple[pd.DataFrame, pd.DataFrame]:
     }
     bars = pd.concat([each.bars.reset_index().assign(symbol=name) for name, each in fetched.items()])
     return bars_frame(bars), actions_frame(pd.concat([each.actions for each in fetched.values()]))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        missing("chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=BROWSER)
+        yield started
+        started.close()
 
 
 @pytest.fixture

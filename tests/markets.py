@@ -3,6 +3,7 @@
 import pandas as pd
 from hypothesis import strategies as st
 
+from tradebot.config import Risk
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.sessions import sessions_between
 
@@ -64,3 +65,21 @@ def markets(draw):
         pd.DataFrame(rows, columns=["symbol", "timestamp", "open", "high", "low", "close", "volume"])
     )
     return bars, actions, signals_frame(signals, days), days
+
+
+fractions = st.sampled_from([None, 0.01, 0.05, 0.2])
+rules = st.builds(
+    lambda sizing, fraction, **more: Risk(
+        sizing=sizing, fraction=fraction if sizing == "fraction" else None, **more
+    ),
+    sizing=st.sampled_from(["all_cash", "fraction", "equal_weight"]),
+    fraction=st.sampled_from([0.1, 0.25, 0.5, 1.0]),
+    buffer=st.sampled_from([0.0, 0.005, 0.1]),
+    commission=st.sampled_from([0.0, 0.0, 0.001, 0.02]),
+    max_order=st.sampled_from([None, 100.0, 555.5]),
+    max_position=st.sampled_from([None, 250.0, 1000.0]),
+    max_positions=st.sampled_from([None, 1, 2]),
+    max_orders_per_day=st.sampled_from([None, 1, 2]),
+    max_daily_loss=fractions,
+    max_drawdown=fractions,
+)

@@ -124,12 +124,15 @@ def decide(book, signals, bars, buffer):
     outcomes, free = {}, book.cash
     for signal in sorted(signals.itertuples(), key=lambda signal: signal.signal_type == "buy"):
         symbol = signal.symbol
-        if signal.signal_type == "buy":
+        selling = any(o.status == "open" and o.side == "sell" and o.symbol == symbol for o in book.orders)
+        if signal.signal_type == "buy" and selling:
+            order = "a sell of it is open"
+        elif signal.signal_type == "buy":
             limit = limit_price(bars[symbol].close, buffer)
             shares = shares_to_buy(round(free, 6), limit)
             order = Order(symbol, signal.timestamp, "buy", shares, float(limit)) if shares else "no cash"
             free -= shares * limit
-        elif any(o.status == "open" and o.side == "sell" and o.symbol == symbol for o in book.orders):
+        elif selling:
             order = "already selling"
         else:
             shares = book.held.get(symbol, 0)

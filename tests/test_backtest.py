@@ -257,6 +257,19 @@ def test_a_sell_of_nothing_is_skipped_and_a_second_sell_adds_nothing():
     assert fills(result)[1] == ("A", 4, "sell", 100, 10.0)
 
 
+def test_nothing_is_bought_of_a_symbol_whose_sale_still_waits():
+    prices = {"A": [FLAT, FLAT, (10, 10, 10, 10, 0), FLAT, FLAT], "B": [FLAT] * 5}
+    signals = [("A", 0, "buy"), ("A", 1, "sell"), ("A", 2, "buy"), ("B", 2, "buy"), ("A", 3, "buy")]
+    result = trade(prices, signals, capital=1500.0, rules=Risk(max_order=500))
+    assert outcomes(result) == [
+        ("filled", "at the open"),
+        ("filled", "at the open"),
+        ("skipped", "a sell of it is open"),
+        ("filled", "at the open"),
+        ("filled", "at the open"),
+    ]
+
+
 @pytest.mark.parametrize("halted", [HALT, (12, 12, 12, 12, 0)], ids=["no bar", "no volume"])
 def test_over_a_halt_a_sell_waits_and_a_buy_expires(halted):
     held = trade({"A": [FLAT, FLAT, halted, halted, (9, 9, 9, 9)]}, [("A", 0, "buy"), ("A", 1, "sell")])

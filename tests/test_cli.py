@@ -71,6 +71,7 @@ def test_pipeline_then_backtest_leave_their_reports(home: Path) -> None:
     assert backtest.returncode == 0, backtest.stderr + backtest.stdout
     assert "equal to the stored ones" in backtest.stdout
     assert "lowest cash" in backtest.stdout.lower()
+    assert re.search(r"istinguishable from luck: a single trial .*\nIts timing is .*\n", backtest.stdout)
     pages = re.findall(r"/\S+\.html", backtest.stdout)
     assert {Path(page).name for page in pages} == {"notebook.html", "tearsheet.html", "tearsheet-2.html"}
     assert all(Path(page).stat().st_size > 10_000 for page in pages)
@@ -90,6 +91,18 @@ def test_parity_compares_and_says_what_it_compared(home: Path) -> None:
     assert "there are no bars from 2020-01-01 to 2020-12-31; they run from 2000-03-01" in beyond.stderr
 
 
+def test_a_replay_is_held_against_both_engines_and_a_wrong_range_is_one_line(home: Path) -> None:
+    tradebot(home, "fetch")
+    done = tradebot(home, "replay", "2005-01-03", "2005-02-15")
+    assert done.returncode == 0, done.stderr
+    assert "31 sessions through the real stack" in done.stdout
+    assert "no difference" in done.stdout
+    beyond = tradebot(home, "replay", "2020-01-01", "2020-12-31")
+    assert beyond.returncode == 1
+    assert "there are no bars from 2020-01-01 to 2020-12-31" in beyond.stderr
+    assert "is not a date" in tradebot(home, "replay", "soon", "2020-12-31").stderr
+
+
 def test_a_sweep_leaves_its_map_and_goes_on_from_what_is_done(home: Path) -> None:
     tradebot(home, "fetch")
     words = [
@@ -107,12 +120,16 @@ def test_a_sweep_leaves_its_map_and_goes_on_from_what_is_done(home: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert re.search(r"crossover: 6 points, 2004-01-02 to 2007-12-31", done.stdout)
     assert re.search(r"^best nearby +\d+ +\d+ ", done.stdout, re.MULTILINE)
+    assert "with 6 trials" in done.stdout
     (page,) = home.glob("reports/*-sweep-*/notebook.html")
     assert page.read_text().count('src="data:image/png') == 3
     (kept,) = (home / ".cache" / "sweeps").iterdir()
     before = (kept / "figures.npy").stat().st_mtime_ns
-    assert tradebot(home, *words).returncode == 0
+    again = tradebot(home, *words)
+    assert "with 6 trials" in again.stdout, "a point is one trial however often it is looked at"
     assert (kept / "figures.npy").stat().st_mtime_ns == before, "what was done is not done again"
+    later = tradebot(home, "backtest", "AAPL", "IBM", "--set", "sma=15", "--range", "2004-01-01:2007-12-31")
+    assert "with 7 trials" in later.stdout, later.stderr
 
 
 @pytest.mark.parametrize(
@@ -132,6 +149,30 @@ def test_a_sweep_that_cannot_be_is_told_in_a_line(home: Path, words, told) -> No
     assert done.returncode == 2
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_walk_forward_shows_its_folds_and_refuses_windows_that_do_not_fit(home: Path) -> None:
+    tradebot(home, "fetch")
+    words = ["walk-forward", "AAPL", "IBM", "--over", "sma=10:30:10", "--over", "ema=40,60"]
+    words += ["--range", "2004-01-01:2008-12-31"]
+    for mistake, told in (
+        (["--train", "1200"], "1259 sessions are too few to train on 1200 and test on 126; shorten them"),
+        (["--purge", "504"], "a purge of 504 leaves nothing of 504 sessions of training"),
+        (["--held-out", "10"], "10 of 10 groups held out leave none to train on"),
+    ):
+        refused = tradebot(home, *words, *mistake)
+        assert refused.returncode == 2
+        assert told in refused.stderr.splitlines()[-1]
+    assert not (home / "reports").exists()
+    done = tradebot(home, *words, "--train", "378", "--groups", "6", "--anchored")
+    assert done.returncode == 0, done.stderr
+    assert "crossover: 6 points, 7 folds, tested from 2005-07-05 to 2008-12-31" in done.stdout
+    for line in (r"in training", r"out of sample", r"median point", r"buy and hold"):
+        assert re.search(rf"^{line} +-?\d+\.\d\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^(Not d|D)istinguishable from luck: a single trial", done.stdout, re.MULTILINE)
+    assert re.search(r"Sharpe of 5 cross-validated paths: 5 % -?\d", done.stdout)
+    (page,) = home.glob("reports/*-walk-forward-*/notebook.html")
+    assert page.read_text().count('src="data:image/png') == 4
 
 
 def test_a_backtest_whose_signals_are_not_the_stored_ones_fails_and_says_where(home: Path) -> None:

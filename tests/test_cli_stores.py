@@ -45,7 +45,8 @@ def test_a_store_is_created_looked_at_moved_and_moved_back(home: Path, postgres_
     assert before.returncode == 0, before.stderr
     assert "market: migration 0 of 2; `tradebot db upgrade` takes the rest" in before.stdout
     assert re.search(
-        r"market 1, ledger 1, market 2, ledger 2, ledger 3", tradebot(home, "db", "init", **server).stdout
+        r"market 1, ledger 1, market 2, ledger 2, ledger 3, ledger 4",
+        tradebot(home, "db", "init", **server).stdout,
     )
     assert "everything is up to date" in tradebot(home, "db", "upgrade", **server).stdout
     tradebot(home, "fetch", "IBM")

@@ -48,6 +48,13 @@ def test_a_walk_through_the_sample_ends_with_cash_that_adds_up_and_again_sends_n
     assert end in account.stdout
     dry = tradebot(home, "execute", "--once", "--dry-run")
     assert "dry run: nothing was sent, nothing was written" in dry.stdout
+    recorded = ["replay", "2013-01-01", "2013-12-31", "--recorded"]
+    recheck = tradebot(home, *recorded)
+    assert recheck.returncode == 0, recheck.stderr
+    assert "nothing differs" in recheck.stdout
+    other = tradebot(home, *recorded, TRADEBOT_STRATEGY_SMA="5")
+    assert other.returncode == 0, other.stderr
+    assert "parameters changed" in other.stdout
 
 
 def test_ten_years_of_signals_send_nothing_and_it_says_so(home: Path, port: str) -> None:

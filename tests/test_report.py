@@ -9,6 +9,9 @@ import pytest
 
 from tradebot.backtest import backtest
 from tradebot.config import Risk
+from tradebot.evidence import judge
+from tradebot.luck import hold_against_luck
+from tradebot.page import number, percent
 from tradebot.prices import actions_frame, bars_frame
 from tradebot.report import tear_sheet
 from tradebot.results import Result
@@ -25,6 +28,7 @@ from tradebot.statistics import (
     underwater,
     worst_drawdown,
 )
+from tradebot.universe import universe
 
 DAYS = pd.bdate_range("2012-01-02", periods=8)
 
@@ -155,6 +159,54 @@ def test_one_page_says_it_all_and_asks_nobody(real, tmp_path: Path) -> None:
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)[^"'\s>]+""", markup)
     assert not re.findall(r"url\((?!data:)|@import", markup)
     assert "default-src 'none'" in markup
+
+
+def luck_section(html: str) -> str:
+    """The words of the section about luck, one space between them; empty if there is none."""
+    found = re.search(r'<section id="luck">(.*?)</section>', html, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", found.group(1)).split()) if found else ""
+
+
+@pytest.mark.parametrize("trials", [1, 12_000])
+def test_the_page_says_first_whether_it_is_luck_and_its_numbers_are_those_of_the_evidence(
+    real, tmp_path: Path, trials: int
+) -> None:
+    result, bars, actions = real
+    luck = hold_against_luck(universe(bars, actions), result, rules=Risk(buffer=0.005), trials=trials)
+    page = tear_sheet(result, bars, actions, title="luck", luck=luck, path=tmp_path / "sheet.html")
+    html = page.read_text(encoding="utf-8")
+    words, verdict = luck_section(html), judge(result.sessions["returns"], trials)
+    assert words.startswith(f"Is it luck? {verdict.words.replace('-', '−')}")
+    assert html.index('<section id="luck">') < html.index('<section id="equity">')
+    sharpe, fall = verdict.sharpe, verdict.drawdown
+    for shown in (
+        f"Sharpe ratio {number(sharpe.value)} 95% interval {number(sharpe.low)} to {number(sharpe.high)}",
+        f"Worst drawdown {percent(-fall.value)} 95% interval {percent(-fall.high)} to {percent(-fall.low)}",
+        f"Probabilistic Sharpe ratio {verdict.probabilistic:.3f}",
+        f"Deflated Sharpe ratio {verdict.deflated:.3f}",
+        f"Sharpe ratio by luck {verdict.chance:.2f} best of {trials:,} trial",
+        f"Minimum track record never {len(result.sessions) / 252:.1f} years there are",
+        luck.control.words,
+    ):
+        assert shown in words
+    assert "Bailey and López de Prado 2014" in html
+
+
+def test_where_nothing_can_be_said_about_luck_the_page_says_why(tmp_path: Path) -> None:
+    bars = flat_bars(closes_of("no trades"))
+    result = traded(bars, signals_of())
+    luck = hold_against_luck(universe(bars, actions_frame()), result, rules=Risk(), trials=5)
+    page = tear_sheet(result, bars, actions_frame(), title="none", luck=luck, path=tmp_path / "sheet.html")
+    words = luck_section(page.read_text(encoding="utf-8"))
+    assert words == "Is it luck? Whether this is luck cannot be said: nothing was bought."
+
+
+def test_a_page_that_is_told_nothing_about_luck_is_silent_about_it(tmp_path: Path) -> None:
+    bars = flat_bars(closes_of("no trades"))
+    page = tear_sheet(
+        traded(bars, signals_of()), bars, actions_frame(), title="none", path=tmp_path / "sheet.html"
+    )
+    assert "luck" not in luck_section(page.read_text(encoding="utf-8"))
 
 
 def closes_of(kind: str) -> dict[str, list[float]]:

@@ -1,18 +1,19 @@
 """The tear sheet in a real browser: silent, asking nobody, fitting a phone, following the theme and the pointer."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
+import papermill
 import pytest
-from conftest import missing
+from nbformat.v4 import new_code_cell, new_notebook
 
 from tradebot.backtest import backtest
 from tradebot.config import Risk
+from tradebot.luck import hold_against_luck
 from tradebot.report import tear_sheet
+from tradebot.runs import write_html
 from tradebot.signal_engine import generate, get_strategy
-
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+from tradebot.universe import universe
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +25,8 @@ def sheet(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
         bars, actions, signals, start=span.min(), end=span.max(), capital=100_000, rules=Risk(buffer=0.005)
     )
     path = tmp_path_factory.mktemp("sheet") / "tearsheet.html"
-    return tear_sheet(result, bars, actions, title="crossover", path=path)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        missing("chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield started
-        started.close()
+    luck = hold_against_luck(universe(bars, actions), result, rules=Risk(buffer=0.005), trials=10)
+    return tear_sheet(result, bars, actions, title="crossover", luck=luck, path=path)
 
 
 def opened(browser, sheet: Path, width: int = 1400, height: int = 900, theme: str = "light"):
@@ -64,6 +53,26 @@ def test_it_is_silent_asks_nobody_and_fits(browser, sheet: Path, width: int, hei
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_an_executed_notebook_fits_a_phone_and_what_is_wider_scrolls(browser, tmp_path: Path) -> None:
+    cells = [
+        new_code_cell("import pandas as pd; pd.DataFrame([[123456.789] * 15])"),
+        new_code_cell("print('words ' * 60)"),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "wide.ipynb")
+    papermill.execute_notebook(
+        tmp_path / "wide.ipynb", tmp_path / "done.ipynb", kernel_name="python3", progress_bar=False
+    )
+    write_html(tmp_path / "done.ipynb")
+    window = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = window.new_page()
+    page.goto((tmp_path / "done.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    own = "(name) => { const one = document.querySelector(name); return one.scrollWidth > one.clientWidth + 100; }"
+    assert page.evaluate(own, ".jp-RenderedHTMLCommon:has(table)")
+    assert page.evaluate(own, "pre")
+    assert "invert" in page.evaluate("getComputedStyle(document.body).filter")
+
+
 def test_the_theme_follows_the_system_and_the_button(browser, sheet: Path) -> None:
     page = opened(browser, sheet, theme="dark")
     background = "getComputedStyle(document.body).backgroundColor"
@@ -80,13 +89,26 @@ def test_the_theme_follows_the_system_and_the_button(browser, sheet: Path) -> No
 
 def test_the_pointer_brings_up_the_session_s_figures(browser, sheet: Path) -> None:
     page = opened(browser, sheet)
-    box = page.locator(".chart").first.bounding_box()
+    chart = page.locator("#equity .chart").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + 140)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 150)
     page.wait_for_timeout(500)
     tip = page.locator(".tip").first
     assert "Buy and hold" in tip.inner_text()
     assert "Cash" in tip.inner_text()
+
+
+def test_the_crowd_of_random_accounts_says_how_many_are_where(browser, sheet: Path) -> None:
+    page = opened(browser, sheet)
+    chart = page.locator("#luck .chart")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + 100)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 110)
+    page.wait_for_timeout(500)
+    assert "Accounts" in page.locator(".tip").first.inner_text()
 
 
 def test_a_range_zooms_every_chart_over_time(browser, sheet: Path) -> None:

@@ -83,9 +83,22 @@ def test_a_run_is_recorded_and_published_with_what_it_wrote(
     ]
     record = store.runs().iloc[0]
     assert (record["status"], record["output"], record["id"]) == ("succeeded", done.folder.name, done.id)
-    assert json.loads(record["parameters"]) == {"bars": 7, "run": done.id}
+    defaults = {"symbols": [], "end": "", "ratio": 0.5, "strict": True}
+    assert json.loads(record["parameters"]) == {**defaults, "bars": 7, "run": done.id}
     assert record["started"] <= record["ended"]
     assert list((config.reports / ".staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["", "breakout"])
+def test_a_record_says_which_strategy_was_configured_if_it_was_left_to_the_settings(
+    tmp_path: Path, store: Store, given: str
+) -> None:
+    chosen = {"name": "crossover", "filters": "volume(minimum=1.0)", "sma": "10"}
+    path = notebook(tmp_path, parameters="strategy = ''")
+    run(path, {"strategy": given}, Config(home=tmp_path, strategy=chosen), store)
+    configured = {"name": "crossover", "parameters": {"sma": 10}, "filters": ["volume(minimum=1.0)"]}
+    told = {"strategy": given} if given else {"strategy": "", "configured": configured}
+    assert json.loads(store.runs()["parameters"][0]) == told
 
 
 def test_a_cell_that_raises_publishes_a_failed_run(tmp_path: Path, config: Config, store: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 from engines import backtest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from markets import DAYS, frames, markets, signals_frame
+from markets import DAYS, frames, markets, rules, signals_frame
 
 from tradebot.accounting import bars_of
 from tradebot.config import Risk, UserError
@@ -25,23 +25,6 @@ SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MONEY = {"capital": 100_000.0, "rules": Risk()}
 
 # ------------------------------------------------------------------------------------------- rules of sizing
-
-fractions = st.sampled_from([None, 0.01, 0.05, 0.2])
-rules = st.builds(
-    lambda sizing, fraction, **more: Risk(
-        sizing=sizing, fraction=fraction if sizing == "fraction" else None, **more
-    ),
-    sizing=st.sampled_from(["all_cash", "fraction", "equal_weight"]),
-    fraction=st.sampled_from([0.1, 0.25, 0.5, 1.0]),
-    buffer=st.sampled_from([0.0, 0.005, 0.1]),
-    commission=st.sampled_from([0.0, 0.0, 0.001, 0.02]),
-    max_order=st.sampled_from([None, 100.0, 555.5]),
-    max_position=st.sampled_from([None, 250.0, 1000.0]),
-    max_positions=st.sampled_from([None, 1, 2]),
-    max_orders_per_day=st.sampled_from([None, 1, 2]),
-    max_daily_loss=fractions,
-    max_drawdown=fractions,
-)
 
 
 @settings(SLOW, max_examples=120)
@@ -155,7 +138,7 @@ def test_any_arithmetic_compiles_to_the_signal_engine_s_signals(walks, buy, sell
     with np.errstate(all="ignore"):
         expected = generate(bars, actions, made).signals
     (found,) = scan(arrays, bars_of(arrays), [program], arrays.span())
-    found = found[np.lexsort((found["column"], found["row"]))]
+    found = found[np.lexsort((found["column"], arrays.rows[found["bar"]]))]
     assert np.array_equal(found, events_of(arrays, expected))
 
 

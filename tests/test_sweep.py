@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradebot.config import Risk, UserError
+from tradebot.config import Config, Risk, UserError
 from tradebot.programs import read
 from tradebot.signal_engine import get_strategy
 from tradebot.simulate import simulate
 from tradebot.statistics import performance
-from tradebot.sweep import FIGURES, Sweep, draw, grid, neighbourhood, sweep
+from tradebot.sweep import FIGURES, Sweep, draw, grid, neighbourhood, stored_universe, sweep, sweep_stored
 from tradebot.universe import universe
 
 MONEY = {"capital": 100_000.0, "rules": Risk(sizing="fraction", fraction=0.2)}
@@ -51,6 +51,21 @@ def test_each_point_is_what_simulate_says_of_it(five, filters):
     assert (found.sessions == alone.sessions.index).all()
 
 
+def test_what_the_points_do_not_name_is_as_configured_or_as_told(sample, store, tmp_path):
+    bars, actions = sample
+    store.write_bars(bars)
+    store.write_actions(actions)
+    own = {"name": "crossover", "sma": 15, "ema": 99, "filters": ["volume(minimum=0.9)"]}
+    config = Config(home=tmp_path, strategy=own, risk=MONEY["rules"], data={"universe": ["IBM"]})
+    found = sweep_stored(store, config, {"ema": [40, 60]})
+    expected = [get_strategy("crossover", {"sma": 15, "ema": ema}, own["filters"]) for ema in (40, 60)]
+    assert [each.label for each in found.strategies] == [each.label for each in expected]
+    alone = simulate(stored_universe(store, config), expected[1], **MONEY)
+    assert found.table.loc[1, "total_return"] == pytest.approx(alone.sessions["equity"].iloc[-1] / 1e5 - 1)
+    other = sweep_stored(store, config, {"ema": [40, 60]}, strategy="crossover")
+    assert [each.label for each in other.strategies] == ["crossover(ema=40)", "crossover(ema=60)"]
+
+
 def test_figures_of_an_account_that_never_trades_are_told_as_such(five):
     found = sweep(five, "crossover", [{"oversold": -1.0, "overbought": 101.0, "sma": 5000}], **MONEY)
     row = found.table.iloc[0]
@@ -69,6 +84,8 @@ def test_points_that_are_drawn_are_points_of_the_grid_in_its_order(space, count)
     whole, drawn = grid(space), draw(space, count, seed=1)
     assert len(drawn) == min(count, len(whole))
     assert drawn == [point for point in whole if point in drawn]
+    backwards = draw(dict(reversed(space.items())), count, seed=1)
+    assert sorted(map(sorted, map(dict.items, drawn))) == sorted(map(sorted, map(dict.items, backwards)))
 
 
 def test_mistakes_are_told_in_a_line(five):
@@ -165,7 +182,7 @@ def test_the_neighbourhood_is_the_median_of_all_points_at_most_one_value_away(se
     values = rng.normal(size=len(points))
     values[rng.random(len(points)) < 0.2] = np.nan
     table = pd.DataFrame(points).assign(sharpe=values)
-    found = neighbourhood(Sweep(table, np.empty((0, 0)), pd.DatetimeIndex([]), list(space)))
+    found = neighbourhood(Sweep(table, np.empty((0, 0)), pd.DatetimeIndex([]), list(space), []))
     known = {name: sorted({point[name] for point in points}) for name in space}
     for number, point in enumerate(points):
         near = [
@@ -183,7 +200,7 @@ def test_a_lonely_peak_is_not_a_robust_best(five):
     hill = np.array([3 - (p["a"] - 5) ** 2 / 4 - (p["b"] - 5) ** 2 / 4 for p in points])
     hill[points.index({"a": 1, "b": 1})] = 9.0
     table = pd.DataFrame(points).assign(sharpe=hill)
-    near = neighbourhood(Sweep(table, np.empty((0, 0)), pd.DatetimeIndex([]), ["a", "b"]))
+    near = neighbourhood(Sweep(table, np.empty((0, 0)), pd.DatetimeIndex([]), ["a", "b"], []))
     assert table.loc[table["sharpe"].idxmax(), ["a", "b"]].tolist() == [1, 1]
     assert table.loc[near.idxmax(), ["a", "b"]].tolist() == [5, 5]
 

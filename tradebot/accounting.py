@@ -6,8 +6,8 @@
 __all__ = ['EVENT', 'ORDER', 'FILL', 'PAYMENT', 'HOLDING', 'OPEN', 'FILLED', 'EXPIRED', 'STATUS', 'WAITING', 'AT_OPEN',
            'AT_LIMIT', 'NOT_REACHED', 'NO_TRADING', 'SPLIT_AWAY', 'OUTCOME', 'SENT', 'HELD_NOTHING', 'SELLING',
            'MANY_ORDERS', 'DAILY_LOSS', 'DRAWDOWN', 'MANY_POSITIONS', 'CASH', 'FRACTION', 'WEIGHT', 'MAX_ORDER',
-           'MAX_POSITION', 'ORDERS', 'FILLS', 'DIVIDENDS', 'IN_LIEU', 'HOLDINGS', 'SELLS', 'BUYS', 'Bars', 'Limits',
-           'Books', 'Log', 'millionths', 'limit_of', 'set_aside', 'account', 'limits', 'bars_of']
+           'MAX_POSITION', 'OPEN_SELL', 'ORDERS', 'FILLS', 'DIVIDENDS', 'IN_LIEU', 'HOLDINGS', 'SELLS', 'BUYS', 'Bars',
+           'Limits', 'Books', 'Log', 'millionths', 'limit_of', 'set_aside', 'account', 'limits', 'bars_of']
 
 # %% ../nbs/07c_accounting.ipynb #a0883657
 from typing import NamedTuple
@@ -19,19 +19,20 @@ from .config import Risk, UserError
 from .kernels import CACHE
 from .universe import Universe
 
-# No relaxed arithmetic here: what is added first is added first. The small functions are written into their callers: a
-# call with thirty arrays costs more than what most of them do.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "cache": CACHE}
+# No relaxed arithmetic here: what is added first is added first. numba counts the references to every array that is looked
+# into, atomically, which costs four times what these functions do; they make no arrays, so they do without (`_nrt`). The
+# small ones are written into their callers: a call with thirty arrays costs more than what most of them do.
+_MAKES_ARRAYS = {"nogil": True, "error_model": "numpy", "cache": CACHE}
+_OPTIONS = {**_MAKES_ARRAYS, "_nrt": False}
 _SMALL = {**_OPTIONS, "inline": "always"}
 
 # %% ../nbs/07c_accounting.ipynb #9ce8b3e0
 EVENT = np.dtype(
     [
-        ("row", "i4"),  # the session of the signal
-        ("column", "i4"),  # its symbol
-        ("bar", "i4"),  # its bar
-        ("side", "i4"),  # 1 buys, -1 sells
-        ("close", "f8"),  # of its bar, as traded
+        ("bar", "i4"),  # of the signal, among all bars
+        ("column", "i2"),  # its symbol
+        ("side", "i2"),  # 1 buys, -1 sells
+        ("close", "f8"),  # of its bar, as traded: beside it, since events are visited session by session
     ],
     align=True,
 )
@@ -79,7 +80,8 @@ OUTCOME = (
     WEIGHT,
     MAX_ORDER,
     MAX_POSITION,
-) = range(12)
+    OPEN_SELL,
+) = range(13)
 
 
 class Bars(NamedTuple):
@@ -385,11 +387,11 @@ def _decline(log, number, reason, detail):
 
 
 @njit(**_SMALL)
-def _send(log, events, number, shares, limit):
+def _send(log, events, number, row, shares, limit):
     "Write the order of an event."
     event, place = events[number], log.count[ORDERS]
     order = log.orders[place]
-    order.event, order.row, order.column, order.side = number, event.row, event.column, event.side
+    order.event, order.row, order.column, order.side = number, row, event.column, event.side
     order.shares, order.limit = shares, limit
     order.status, order.outcome = OPEN, WAITING
     log.reason[number], log.order[number] = SENT, place
@@ -398,14 +400,14 @@ def _send(log, events, number, shares, limit):
 
 
 @njit(**_SMALL)
-def _decide_sell(books, log, events, number):
+def _decide_sell(books, log, events, number, row):
     column = events[number].column
     if books.selling[column] >= 0:
         _decline(log, number, SELLING, 0.0)
     elif not books.shares[column]:
         _decline(log, number, HELD_NOTHING, 0.0)
     else:
-        place = _send(log, events, number, books.shares[column], 0)
+        place = _send(log, events, number, row, books.shares[column], 0)
         books.selling[column] = place
         log.sells[log.count[SELLS]] = place
         log.count[SELLS] += 1
@@ -466,50 +468,57 @@ def set_aside(limit, commission):
 
 
 @njit(**_SMALL)
-def _decide(books, log, events, here, price, limits, cash, equity, day, peak):
+def _decide(books, log, events, bars, here, row, limits, cash, equity, day, peak):
     "Turn one session's events, those from here[0] to here[1], into orders."
-    free, sent = millionths(cash), 0
+    free, sent, price = millionths(cash), 0, bars.price[row]
     for number in range(here[0], here[1]):
         if events[number].side < 0:
-            sent += _decide_sell(books, log, events, number)
+            sent += _decide_sell(books, log, events, number, row)
     positions = _positions(books, price, limits)
     for number in range(here[0], here[1]):
         event = events[number]
         if event.side < 0:
             continue
         column = event.column
-        invested = millionths(books.shares[column] * price[column]) + books.reserved[column]
+        if books.selling[column] >= 0:
+            _decline(log, number, OPEN_SELL, 0.0)
+            continue
+        invested = books.reserved[column]
+        if books.shares[column]:  # most symbols aren't held, and their price lies far away in memory
+            invested += millionths(books.shares[column] * price[column])
         reason, detail = _blocked(limits, equity, day, peak, sent)
         if reason == SENT and not invested and 0 <= limits.max_positions <= positions:
             reason, detail = MANY_POSITIONS, float(positions)
         if reason != SENT:
             _decline(log, number, reason, detail)
             continue
-        limit = limit_of(event.close, limits.buffer)
-        kept = set_aside(limit, limits.commission)
         room, reason = _room(limits, free, equity, invested)
-        shares = room // kept
+        limit = kept = shares = 0
+        if room >= millionths(event.close):  # what is set aside for a share is never less
+            limit = limit_of(event.close, limits.buffer)
+            kept = set_aside(limit, limits.commission)
+            shares = room // kept
         if shares <= 0:
             _decline(log, number, reason, 0.0)
             continue
-        _send(log, events, number, shares, limit)
+        _send(log, events, number, row, shares, limit)
         free, sent, positions = free - shares * kept, sent + 1, positions + (invested == 0)
         books.reserved[column] += shares * kept
     for number in range(here[0], here[1]):
         books.reserved[events[number].column] = 0
 
 # %% ../nbs/07c_accounting.ipynb #ab804286
-@njit(**_OPTIONS)
-def _by_session(events, first, last):
+@njit(**_MAKES_ARRAYS)
+def _by_session(events, rows, first, last):
     "The events by session, within it as they stand; and where each session's begin."
     starts = np.zeros(last - first + 2, np.int64)
     for event in events:
-        starts[event.row - first + 1] += 1
+        starts[rows[event.bar] - first + 1] += 1
     for row in range(1, len(starts)):
         starts[row] += starts[row - 1]
     ordered, place = np.empty_like(events), starts.copy()
     for number in range(len(events)):
-        row = events[number].row - first
+        row = rows[events[number].bar] - first
         ordered[place[row]] = events[number]
         place[row] += 1
     return ordered, starts
@@ -532,7 +541,7 @@ def _account(first, last, events, starts, changes, bars, limits, capital, books,
         peak = max(peak, exact)
         here = starts[row - first], starts[row - first + 1]
         if here[0] < here[1]:
-            _decide(books, log, events, here, bars.price[row], limits, cash, exact, day, peak)
+            _decide(books, log, events, bars, here, row, limits, cash, exact, day, peak)
         day = exact
 
 # %% ../nbs/07c_accounting.ipynb #7a9a7f67
@@ -555,7 +564,7 @@ def account(
         np.zeros(1, np.int64),
     )
     many, changes = len(events), len(universe.changes)
-    ordered, starts = _by_session(events, first, last)
+    ordered, starts = _by_session(events, universe.rows, first, last)
     log = Log(
         ordered,
         np.empty(many, np.int32),

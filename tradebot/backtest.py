@@ -64,6 +64,9 @@ def _trade(context, data, today: list[tuple[int, int, str]]) -> None:
             context.decisions[number], sent = _sell_all(context, asset)
             room = with_sell(room) if sent else room
             continue
+        if _selling(asset):  # a broker refuses orders of both sides of one symbol
+            context.decisions[number] = "a sell of it is open"
+            continue
         limit = limit_price(data.current(asset, "close"), context.rules.buffer)
         price = set_aside(limit, context.rules.commission)
         shares, reason = size_buy(asset.symbol, price, room, context.rules)
@@ -86,11 +89,17 @@ def _portfolio(context) -> Portfolio:
     )
 
 
+def _selling(asset) -> bool:
+    from zipline.api import get_open_orders
+
+    return any(waiting.amount < 0 for waiting in get_open_orders(asset))
+
+
 def _sell_all(context, asset) -> tuple[str, bool]:
     "The id of the order, or why there is none; and whether there is one."
-    from zipline.api import get_open_orders, order
+    from zipline.api import order
 
-    if any(waiting.amount < 0 for waiting in get_open_orders(asset)):
+    if _selling(asset):
         return "already selling", False
     order_id = order(asset, -context.portfolio.positions[asset].amount)
     return order_id or "nothing held", bool(order_id)

@@ -611,6 +611,8 @@ class Book:
         with self._write() as transaction:
             self._lock(transaction)
             current = _order(transaction, order.id)
+            if current.status in OVER:
+                return
             left = quantity - current.filled
             wanted = left if current.side == "sell" else left * limit if limit else current.reserved
             _release(transaction, current, current.reserved)

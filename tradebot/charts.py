@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_CANDLES', 'FONT', 'DAY', 'CANDLE_COLUMNS', 'daily_candles', 'continuous', 'charted_symbols', 'candle_data',
-           'session_data', 'time_figures', 'candle_figures', 'embedded', 'bokeh_script']
+           'session_data', 'time_figures', 'candle_figures', 'histogram_figure', 'embedded', 'bokeh_script']
 
 # %% ../nbs/09b_charts.ipynb #45260fec
 from typing import TYPE_CHECKING, Any
@@ -291,6 +291,27 @@ def _draw_splits(plot: "Figure") -> None:
         "i", "y", "text", source=source, text_font=value(FONT), text_font_size="11px", x_offset=4
     ).glyph
     _paint(label, text_color="muted")
+
+# %% ../nbs/09b_charts.ipynb #5458fc10
+def histogram_figure(values: np.ndarray, own: float, label: str) -> dict[str, "Figure"]:
+    """The figure histogram: how many of `values` lie where, those that are NaN left out, and a line at `own`."""
+    from bokeh.models import ColumnDataSource, Range1d, Span
+
+    known = values[np.isfinite(values)]
+    counts, edges = np.histogram(known, np.histogram_bin_edges(np.append(known, own), 40))
+    source = ColumnDataSource({"left": edges[:-1], "right": edges[1:], "count": counts})
+    across = Range1d(*_bounds(edges, least=0.1))
+    plot = _figure("histogram", 190, across, (0.0, max(counts.max(), 1) * 1.05), "0", tools="")
+    bars = plot.quad(left="left", right="right", top="count", bottom=0, source=source, fill_alpha=0.75)
+    _paint(bars.glyph, fill_color="benchmark", line_color="page")
+    line = Span(location=own, dimension="height", line_width=2.5)
+    _paint(line, line_color="strategy")
+    plot.add_layout(line)
+    plot.xaxis.axis_label, plot.xaxis.axis_label_text_font_style = label, "normal"
+    plot.xaxis.update(axis_label_text_font=FONT, axis_label_text_font_size="12px")
+    plot.xaxis.tags += ["axis_label_text_color:--muted"]
+    _hover(plot, bars, {label: "@left{0.00} to @right{0.00}", "Accounts": "@count"}, {}, _crosshair())
+    return {"histogram": plot}
 
 # %% ../nbs/09b_charts.ipynb #1e2b3db0
 def embedded(figures: dict[str, "Figure"]) -> tuple[str, dict[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import trading
+from . import serving, trading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
     _backtest_words(
         command("parity", _parity, "hold the compiled engine's account against zipline's, row by row")
     )
+    _replay_words(
+        command("replay", _replay, "history through the real stack, held against both engines", symbols=False)
+    )
     _sweep_words(command("sweep", _sweep, "one strategy with many parameters, and what the best is worth"))
+    _walk_words(
+        command("walk-forward", _walk_forward, "choose parameters on the past, trade what follows, move on")
+    )
     run = command("run", _run, "run a notebook with papermill and publish it under reports/", symbols=False)
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
     run.add_argument(
@@ -105,11 +111,45 @@ def build_parser() -> argparse.ArgumentParser:
         command("db", _upgrade, "the database: its tables, what is in it, moving it", symbols=False)
     )
     trading.add_words(command, _Parser)
+    serving.add_words(command, _Parser)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
 
 
+def _replay_words(replay: argparse.ArgumentParser) -> None:
+    replay.add_argument("start", type=_day, metavar="START", help="the first session")
+    replay.add_argument("end", type=_day, metavar="END", help="the last session")
+    replay.add_argument("symbols", nargs="*", metavar="SYMBOL", help="the configured universe by default")
+    replay.add_argument(
+        "--recorded",
+        action="store_true",
+        help="instead, make the decisions that this store's account recorded again, and say why any differs",
+    )
+
+
 def _sweep_words(sweep: argparse.ArgumentParser) -> None:
+    _points_words(sweep)
+    sweep.add_argument("--by", default="sharpe", choices=("sharpe", "cagr", "total_return", "drawdown"))
+
+
+def _walk_words(walk: argparse.ArgumentParser) -> None:
+    _points_words(walk)
+    walk.add_argument("--by", default="sharpe", choices=("sharpe", "total_return", "drawdown"))
+    walk.add_argument("--anchored", action="store_true", help="the training grows from the first session")
+    for name, default, meaning in (
+        ("--train", 504, "sessions to choose on"),
+        ("--test", 126, "sessions to trade each choice"),
+        ("--purge", 10, "sessions next to a test that are not chosen on"),
+        ("--groups", 10, "of the sessions, for cross-validated paths"),
+        ("--held-out", 2, "of the groups, to test on"),
+        ("--embargo", 20, "further sessions after a test that no path chooses on"),
+    ):
+        walk.add_argument(
+            name, type=int, default=default, metavar="N", help=f"{meaning}; {default} by default"
+        )
+
+
+def _points_words(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument(
         "--over",
         type=_values,
@@ -122,7 +162,6 @@ def _sweep_words(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("--points", type=int, default=0, help="so many at random, instead of all combinations")
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--range", type=_span, metavar="START:END")
-    sweep.add_argument("--by", default="sharpe", choices=("sharpe", "cagr", "total_return", "drawdown"))
 
 
 def _database_words(database: argparse.ArgumentParser) -> None:
@@ -267,22 +306,55 @@ def _parity(words: argparse.Namespace, config: "Config") -> int:
     return _run_notebook(config.home / "nbs" / "pipelines" / "parity.ipynb", _chosen(words), config)
 
 
-def _sweep(words: argparse.Namespace, config: "Config") -> int:
-    from tqdm import tqdm
+def _replay(words: argparse.Namespace, config: "Config") -> int:
+    given: dict[str, Any] = {name: f"{getattr(words, name):%Y-%m-%d}" for name in ("start", "end")}
+    given |= {"symbols": _upper(words.symbols)} if words.symbols else {}
+    notebook = "recheck.ipynb" if words.recorded else "replay.ipynb"
+    return _run_notebook(config.home / "nbs" / "pipelines" / notebook, given, config)
 
+
+def _sweep(words: argparse.Namespace, config: "Config") -> int:
     from tradebot.sweep import sweep_stored
 
-    given: dict[str, Any] = {"space": dict(words.over), "points": words.points, "seed": words.seed}
-    given |= {"strategy": words.strategy} if words.strategy else {}
-    given |= {"symbols": _upper(words.symbols)} if words.symbols else {}
-    given |= dict(zip(("start", "end"), words.range, strict=True)) if words.range else {}
-    total = math.prod(len(values) for values in given["space"].values())
-    with tqdm(total=min(words.points or total, total), desc="sweep", unit=" points", disable=None) as bar:
+    given = _points(words)
+    with _points_progress(given) as bar:
         sweep_stored(_opened(config), config, progress=bar.update, **given)
     # What is done is kept, so the notebook finds every point and has only to show it.
     return _run_notebook(
         config.home / "nbs" / "pipelines" / "sweep.ipynb", {**given, "figure": words.by}, config
     )
+
+
+def _walk_forward(words: argparse.Namespace, config: "Config") -> int:
+    from tradebot.cross_validation import cross_validate
+    from tradebot.walk import walk_stored
+
+    given = _points(words)
+    windows = {"figure": words.by} | {
+        name: getattr(words, name) for name in ("train", "test", "anchored", "purge")
+    }
+    paths = {name: getattr(words, name) for name in ("groups", "held_out", "embargo")}
+    with _points_progress(given) as bar:
+        walked = walk_stored(_opened(config), config, progress=bar.update, **given, **windows)
+    cross_validate(walked.sweep, purge=words.purge, **paths)  # a mistake is told before the notebook runs
+    return _run_notebook(
+        config.home / "nbs" / "pipelines" / "walk_forward.ipynb", {**given, **windows, **paths}, config
+    )
+
+
+def _points(words: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {"space": dict(words.over), "points": words.points, "seed": words.seed}
+    given |= {"strategy": words.strategy} if words.strategy else {}
+    given |= {"symbols": _upper(words.symbols)} if words.symbols else {}
+    given |= dict(zip(("start", "end"), words.range, strict=True)) if words.range else {}
+    return given
+
+
+def _points_progress(given: dict[str, Any]) -> Any:
+    from tqdm import tqdm
+
+    total = math.prod(len(values) for values in given["space"].values())
+    return tqdm(total=min(given["points"] or total, total), desc="sweep", unit=" points", disable=None)
 
 
 def _chosen(words: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Names', 'CHUNKS', 'SECTIONS', 'UserError', 'Data', 'Indicators', 'Strategy', 'Risk', 'Sweep', 'Execution', 'Notify',
-           'number_or_text', 'Environment', 'Config', 'find_home', 'load_config', 'setup_logging']
+           'Serve', 'number_or_text', 'Environment', 'Config', 'find_home', 'load_config', 'setup_logging']
 
 # %% ../nbs/00_config.ipynb #38a4b045
 import configparser
@@ -156,6 +156,33 @@ class Notify(_Section):
     email_to: Names = ()
 
 
+class Serve(_Section):
+    """Where the server listens, and whom it lets in.
+
+    While it is bound to this machine alone, reading needs no key if `open_reading`. `origins` are other sites whose pages may
+    call it, such as https://desk.example; `hosts` are names by which it is reached beside its own, as behind a proxy.
+    `people` may sign in through the OpenID provider at `issuer`, each as address=read or address=trade.
+    `contact` is where a push service can reach you, as mailto:you@desk.example.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    open_reading: bool = True
+    origins: Names = ()
+    hosts: Names = ()
+    issuer: str = Field("", pattern=r"^(https?://.+)?$")
+    client: str = ""
+    people: Names = ()
+    contact: str = Field("", pattern=r"^((mailto:|https://).+)?$")
+
+    @field_validator("people")
+    @classmethod
+    def _with_scope(cls, people: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in people if one.partition("=")[2].strip() not in ("read", "trade")]:
+            raise ValueError(f"{wrong[0]!r} does not end in =read or =trade")
+        return people
+
+
 def number_or_text(text: Any) -> Any:
     """A strategy's parameter as the number that its text looks like, else as it is."""
     for convert in (int, float):
@@ -178,6 +205,9 @@ class Environment(_Section):
     alpaca_paper: bool = True
     tradebot_webhook_url: SecretStr = SecretStr("")
     tradebot_smtp_url: SecretStr = SecretStr("")
+    tradebot_session_secret: SecretStr = SecretStr("")
+    tradebot_oidc_secret: SecretStr = SecretStr("")
+    tradebot_vapid_key: SecretStr = SecretStr("")
     yfinance_backfill_chunk: Literal["1mo", "3mo", "6mo", "1y", "2y", "5y", "10y"] = "1y"
     polling_interval: float = Field(5.0, gt=0)
 
@@ -193,6 +223,7 @@ class Config(_Section):
     sweep: Sweep = Sweep()
     execution: Execution = Execution()
     notify: Notify = Notify()
+    serve: Serve = Serve()
     environment: Environment = Environment()
 
     @property
@@ -223,6 +254,7 @@ class Config(_Section):
         """Every value that must never be printed, for the log filter and for tests."""
         known = self.environment
         values = [known.alpaca_api_key, known.alpaca_api_secret, known.tradebot_webhook_url]
+        values += [known.tradebot_session_secret, known.tradebot_oidc_secret, known.tradebot_vapid_key]
         found = [value.get_secret_value() for value in values]
         for secret in (known.database_url, known.tradebot_smtp_url):
             url = urlsplit(secret.get_secret_value())
@@ -259,7 +291,7 @@ def load_config(home: Path | None = None, environ: Mapping[str, str] | None = No
         raise UserError(_explain(error)) from None
 
 # %% ../nbs/00_config.ipynb #9e4d00aa
-SECTIONS = ("data", "indicators", "strategy", "risk", "sweep", "execution", "notify")
+SECTIONS = ("data", "indicators", "strategy", "risk", "sweep", "execution", "notify", "serve")
 
 
 def _read_ini(path: Path) -> dict[str, dict[str, str]]:

@@ -13,8 +13,9 @@ import pandas as pd
 
 from .accounting import EVENT, FILLS, account, bars_of
 from .config import Risk, UserError
+from .evidence import CONFIDENCE
 from .results import Result
-from .sweep import FIGURES, figures
+from .sweep import FIGURES, figures, session_returns
 from .universe import Universe
 
 # %% ../nbs/07h_control.ipynb #1617c05e
@@ -64,9 +65,8 @@ def _random_events(
         begins = _arranged(np.array([one[-1] for one in own]), len(bars), rng)
         both = bars[np.concatenate([begin + one for begin, one in zip(begins, own, strict=True)])]
         events = np.zeros(len(both), EVENT)
-        events["row"], events["column"], events["bar"] = universe.rows[both], column, both
+        events["bar"], events["column"], events["close"] = both, column, close[both]
         events["side"] = np.concatenate([[1] * (len(one) - 1) + [-1] for one in own])
-        events["close"] = close[both]
         parts.append(events)
     return np.concatenate(parts)
 
@@ -81,6 +81,23 @@ class Control:
     table: pd.DataFrame
     sharpe: float
     chance: float
+
+    @property
+    def words(self) -> str:
+        """What the accounts say of the result's timing, in a sentence."""
+        as_good = int((self.table["sharpe"] >= self.sharpe).sum())
+        told = (
+            f"of {len(self.table)} accounts with the same trades begun at random, {as_good} have a Sharpe ratio at least "
+            f"as high ({self.chance:.1%}, this one counted)"
+        )
+        if self.chance > 1 - CONFIDENCE:
+            return f"Its timing is not distinguishable from chance: {told}."
+        return f"Its timing is better than chance, were it the only trial: {told}."
+
+
+def _figures(equity: np.ndarray, cash: np.ndarray, fills: np.ndarray, capital: float) -> np.ndarray:
+    "FIGURES of one account."
+    return figures(session_returns(equity, capital), equity, cash, fills, capital)[0]
 
 
 def random_entries(
@@ -98,9 +115,9 @@ def random_entries(
     for _ in range(draws):
         events = _random_events(universe, positions, span, rng)
         log = account(universe, bars, events, *span, result.capital, rules)
-        rows.append(figures(log.equity[None], log.cash[None], log.count[[FILLS]], result.capital)[0])
+        rows.append(_figures(log.equity[None], log.cash[None], log.count[[FILLS]], result.capital))
     table = pd.DataFrame(rows, columns=list(FIGURES))
     equity, cash = result.sessions[["equity", "cash"]].to_numpy().T[:, None, :]
-    own = figures(equity, cash, np.array([len(result.fills)]), result.capital)[0]
+    own = _figures(equity, cash, np.array([len(result.fills)]), result.capital)
     sharpe = float(own[FIGURES.index("sharpe")])
     return Control(table, sharpe, float((1 + (table["sharpe"] >= sharpe).sum()) / (1 + draws)))

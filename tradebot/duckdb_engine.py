@@ -281,6 +281,8 @@ def _explained(path: Path) -> Iterator[None]:
             advice = "cannot grow: the disk is full; free some space, nothing was half-written"
         elif "Permission denied" in line or "read-only" in line.lower():
             advice = "cannot be written; see its permissions"
+        elif isinstance(error, duckdb.IOException):
+            advice = f"cannot be used: {line}"
         else:
             raise
         raise StoreError(f"{path} {advice}") from None

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 import pandas as pd
 
-from .risk import dollars, scale_order, tick
+from .risk import dollars, scale_order, scale_position, tick
 from .sessions import close_after, exchange_calendar, last_close, last_open
 
 OPEN = ("accepted", "new", "partially_filled")
@@ -356,7 +356,8 @@ class Exchange:
                 self.match(order, bar.open, at, bar.low if order.side == "buy" else bar.high)
             if order.good == "day" and order.left:
                 self.end(order, "expired")
-        self.prices |= {symbol: bar.close for symbol, bar in bars.items()}
+        told = self.market.sessions.get(session, {})
+        self.prices |= {symbol: bar.close for symbol, bar in told.items() if symbol not in self.halted}
 
     def _traded(self, session: datetime) -> dict[str, Bar]:
         bars = self.market.sessions.get(session, {})
@@ -401,14 +402,13 @@ class Exchange:
                     self.end(order, "canceled")
         if symbol in self.positions:
             held = self.positions[symbol]
-            whole, cost = held.quantity * ratio // 1, round(held.cost / ratio, 2)
-            in_lieu = round((held.quantity * ratio - whole) * cost, 2)
-            change, held.cost = whole - held.quantity, cost
-            self.cash += in_lieu
+            scaled = scale_position(int(held.quantity), held.cost, ratio)
+            change = scaled.shares - held.quantity
+            self.cash += scaled.in_lieu
             if told:
-                self._line("SPLIT", at, symbol=symbol, qty=str(change), net_amount=str(in_lieu))
-            held.quantity = whole
-            if not whole:
+                self._line("SPLIT", at, symbol=symbol, qty=str(change), net_amount=str(scaled.in_lieu))
+            held.quantity, held.cost = Decimal(scaled.shares), scaled.cost
+            if not scaled.shares:
                 del self.positions[symbol]
 
     # Telling

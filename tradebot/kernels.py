@@ -43,14 +43,16 @@ CACHE = "__file__" in globals()
 @njit(**_OPTIONS)
 def _sma(x, n, out):
     total = 0.0
-    for t in range(min(n - 1, len(x))):
+    for t in range(min(n, len(x))):
         total += x[t]
         out[t] = np.nan
-    entering, values = x[n - 1 :], out[n - 1 :]
+    if len(x) < n:
+        return
+    out[n - 1] = total / n
+    entering, values = x[n:], out[n:]
     for t in range(len(entering)):
-        total += entering[t]
+        total += entering[t] - x[t]
         values[t] = total / n
-        total -= x[t]
 
 # %% ../nbs/04a_kernels.ipynb #8a27490d
 @njit(**_OPTIONS)

@@ -22,11 +22,21 @@ class KillState(NamedTuple):
     reason: str = ""
 
 
+def _said(file: Path) -> str:
+    "What the file says of itself, else that it is there: an empty one stops buying just as well."
+    try:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            words = opened.read(500).strip()
+    except OSError:
+        words = ""
+    return words or f"{file} exists"
+
+
 def read_switch(store: Store, file: Path) -> KillState:
     """The state of the switch; what can't be read counts as on."""
     try:
         file.lstat()
-        return KillState(True, f"{file} exists")
+        return KillState(True, _said(file))
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -199,6 +199,11 @@ tbody button:hover { text-decoration: underline; }
 .heat .up { background: color-mix(in srgb, var(--gain) var(--tint), var(--page)); }
 .heat .down { background: color-mix(in srgb, var(--loss) var(--tint), var(--page)); }
 .heat .total { font-weight: 650; background: none; }
+.verdict { font-weight: 600; }
+#luck td { white-space: normal; }
+#luck .columns p { margin: 14px 0 8px; }
+#luck .bar { min-height: 0; }
+#luck .key:last-child { margin-left: 0; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); gap: 10px 56px; }
 details { border-block: 1px solid var(--line); }
 summary { cursor: pointer; padding: 12px 0; }

@@ -114,10 +114,19 @@ class Reconciler:
 
     def _book_statement(self, since: datetime, now: datetime) -> None:
         for line in self._book.unbooked(self._broker.activities(since)):
-            if line.kind == "FILL" and line.order_id and not self._book.order_of(line.order_id):
-                self._link(line, now, since)
+            if line.kind == "FILL" and line.order_id and not self._fits(line, now, since):
+                continue
             if self._book.book(line):
                 self._announce(line)
+
+    def _fits(self, line: Activity, now: datetime, since: datetime) -> bool:
+        "Whether a fill can be booked; first its order is linked, or scaled where a split came before the fill."
+        order = self._book.order_of(line.order_id)
+        if order is None:
+            self._link(line, now, since)
+        elif order.filled + line.quantity > order.quantity:
+            return self._rescale(order, line.order_id)
+        return True
 
     def _link(self, line: Activity, now: datetime, since: datetime) -> None:
         "Find out whether a fill of an order without a broker's id in our books is of one of ours."
@@ -146,8 +155,8 @@ class Reconciler:
             if found is None:
                 logger.error("%s: the broker no longer knows it", order.client_order_id)
                 continue
-            if found.quantity != order.quantity:
-                self._rescale(order, found)
+            if found.quantity not in (0, order.quantity):  # a reverse split may leave nothing of it
+                self._rescale(order, found.id)
             status = FINAL.get(found.status)
             # Until every share that the broker says was filled is in our books, its lines are still to come.
             if status and found.filled == order.filled:
@@ -178,15 +187,21 @@ class Reconciler:
             if change := theirs - ours.get(symbol, Decimal(0)):
                 self._book.adjust(f"adjustment {stamp} {symbol}", now, symbol, change, Decimal(0), note)
 
-    def _rescale(self, order: Order, found: BrokerOrder) -> None:
-        "A waiting order changes its quantity over a split, and by nothing else that we would do."
-        ratios = self._splits(order.symbol)
-        if any(order.quantity * ratio // 1 == found.quantity for ratio in ratios):
+    def _rescale(self, order: Order, broker_order_id: str) -> bool:
+        "A waiting order changes its quantity over a split, and by nothing else that we would do; whether it is that."
+        # Another worker may have booked or scaled it by now, so both are read again: ours first, which follows theirs.
+        order = self._book.by_client_id(order.client_order_id) or order
+        found = self._broker.order(broker_order_id)
+        if found.quantity in (0, order.quantity):
+            return True
+        known = any(order.quantity * ratio // 1 == found.quantity for ratio in self._splits(order.symbol))
+        if known:
             self._book.rescale(order, found.quantity, found.limit)
         else:
             self._book.halt(
                 f"{order.symbol}: order {order.client_order_id} is {found.quantity} shares there, {order.quantity} here"
             )
+        return known
 
     def _follow_splits(self, holdings: dict[str, Holding], now: datetime) -> None:
         "Enter a split that we know of and that the statement doesn't tell."

@@ -122,6 +122,7 @@ def _execute(notebook: Path, parameters: dict[str, Any], folder: Path, home: Pat
             language="python",
             cwd=str(folder),
             progress_bar=sys.stderr.isatty(),
+            stderr_file=sys.stderr if sys.stderr.isatty() else None,  # where a long cell tells how far it is
             # Over TCP, other users of the machine could read what passes between us and the kernel.
             config=Traits(KernelManager={"transport": "ipc"}),
         )
@@ -163,8 +164,32 @@ def _summary(notebook: Path) -> str:
     return "\n".join("".join(text).rstrip() for text in texts if text)
 
 
+# On a phone text keeps its columns, and what is wider than the page scrolls; turned by half a circle, inverted colours keep their hue.
+_STYLE = """<style>
+main { max-width: 72rem; margin: 0 auto; }
+.jp-RenderedText pre { word-break: normal; }
+.jp-RenderedHTMLCommon { overflow-x: auto; }
+.jp-RenderedHTMLCommon :is(td, th) { white-space: nowrap; }
+@media (max-width: 700px) { .jp-RenderedText pre { white-space: pre; overflow-x: auto; } }
+@media (prefers-color-scheme: dark) {
+  html { background: #121212; }
+  body { filter: invert(0.93) hue-rotate(180deg); }
+}
+</style>
+"""
+
+
+def _heading(content: Any) -> str:
+    "The first heading of a notebook."
+    found = (
+        re.search(r"^# +(.+)$", cell.source, re.M) for cell in content.cells if cell.cell_type == "markdown"
+    )
+    return next((match.group(1).strip() for match in found if match), "")
+
+
 def write_html(notebook: Path) -> Path:
     """The executed notebook as an HTML page beside it, with its outputs but not its code; no request leaves the page."""
+    import nbformat
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import TagRemovePreprocessor
 
@@ -180,9 +205,11 @@ def write_html(notebook: Path) -> Path:
     )
     exporter.log.setLevel("ERROR")  # it would remark on every plot without an alternative text
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"hide"}), enabled=True)
-    page, _ = exporter.from_filename(str(notebook))
+    content = nbformat.read(notebook, 4)
+    content.metadata["title"] = _heading(content) or notebook.stem
+    page, _ = exporter.from_notebook_node(content)
     path = notebook.with_suffix(".html")
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page.replace("</head>", f"{_STYLE}</head>", 1), encoding="utf-8")
     return path
 
 # %% ../nbs/13_runs.ipynb #f5cbb8e2
@@ -214,7 +241,7 @@ def reap(store: Store, reports: Path, now: datetime) -> list[str]:
             folder = lock_path.with_suffix("")
             if folder.exists():
                 folder.rename(reports / f"{run_id}-failed")
-            rows = store.runs(limit=1000).query("id == @run_id").to_dict("records")
+            rows = store.runs(limit=None).query("id == @run_id").to_dict("records")
             for row in rows:
                 _finish(
                     store, row | {"parameters": json.loads(row["parameters"])}, now, error, f"{run_id}-failed"
@@ -235,17 +262,17 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
     A notebook that declares a parameter `run` gets the run's id. Raises UserError for parameters that the notebook
     doesn't have, before anything starts; a cell that fails is no exception but a Run that did not succeed.
     """
-    parameters = check_parameters(notebook, given)
+    declared, parameters = read_parameters(notebook), check_parameters(notebook, given)
     started = _utc_now()
     reap(store, config.reports, started)
     run_id = f"{started:%Y%m%dT%H%M%S}-{re.sub(r'[^a-z0-9]+', '-', notebook.stem.lower())}-{token_hex(2)}"
-    if "run" in read_parameters(notebook):
+    if "run" in declared:
         parameters["run"] = run_id
     record = {
         "id": run_id,
         "notebook": notebook.name,
         "git_revision": git_revision(config.home),
-        "parameters": parameters,
+        "parameters": _recorded(declared | parameters, config),
         "fingerprint": fingerprint(store.bars(), store.actions()),
         "started": started,
         "ended": None,
@@ -265,6 +292,15 @@ def run(notebook: Path, given: Mapping[str, Any], config: Config, store: Store) 
             if error:
                 notify("failed-run", f"{notebook.name} failed: {error}", {"run": run_id})
     return Run(run_id, not error, published, summary, error)
+
+
+def _recorded(parameters: dict[str, Any], config: Config) -> dict[str, Any]:
+    "The parameters, and the configured strategy if they leave the strategy to the configuration."
+    if parameters.get("strategy") != "":
+        return parameters
+    chosen = config.strategy
+    configured = {"name": chosen.name, "parameters": chosen.parameters, "filters": list(chosen.filters)}
+    return parameters | {"configured": configured}
 
 
 def _publish(folder: Path, published: Path, secrets: list[str]) -> str:

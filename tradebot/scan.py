@@ -23,7 +23,8 @@ from .prices import BAR_COLUMNS
 from .programs import OPERATIONS, Program
 from .universe import Universe
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "cache": CACHE}
+_MAKES_ARRAYS = {"nogil": True, "error_model": "numpy", "cache": CACHE}
+_OPTIONS = {**_MAKES_ARRAYS, "_nrt": False}  # see accounting
 
 # %% ../nbs/07d_scan.ipynb #7c2e63d2
 _ADD, _SUB, _MUL, _DIV, _LT, _LE, _GT, _GE, _EQ, _NE, _AND, _OR, _XOR, _NOT, _NEG, _ABS, _SHIFT = range(17)
@@ -119,19 +120,24 @@ def _edges(registers, truths, known, out):
             later[t] |= now[t] & ~before[t] & ready[t]
 
 
+_AT_ONCE = 8  # bars in one comparison: a word of booleans
+
+
 @njit(**_OPTIONS)
-def _events(bars, column, buys, sells, span, out):
-    "Write the bars on which one side speaks, and only one; how many."
+def _events(bars, column, length, sides, words, span, out):
+    "Write the bars on which one of two sides speaks, and only one; how many. `words` is `sides`, eight bars a number."
     first_bar, count = bars.offsets[column], 0
-    for t in range(len(buys)):
-        if buys[t] != sells[t]:
-            bar = first_bar + t
-            row = bars.rows[bar]
-            if span[0] <= row <= span[1]:
-                event = out[count]
-                event.row, event.column, event.bar, event.side = row, column, bar, 1 if buys[t] else -1
-                event.close = bars.close[bar]
-                count += 1
+    for word in range((length + _AT_ONCE - 1) // _AT_ONCE):
+        if words[0, word] == words[1, word]:
+            continue
+        for t in range(word * _AT_ONCE, min((word + 1) * _AT_ONCE, length)):
+            if sides[0, t] != sides[1, t]:
+                bar = first_bar + t
+                if span[0] <= bars.rows[bar] <= span[1]:
+                    event = out[count]
+                    event.bar, event.column, event.side = bar, column, 1 if sides[0, t] else -1
+                    event.close = bars.close[bar]
+                    count += 1
     return count
 
 # %% ../nbs/07d_scan.ipynb #8640cfb2
@@ -216,13 +222,14 @@ def _speak(plan, program, length, numbers, truths, known, work):
         _both(truths[register, :length], buys)
 
 
-@njit(**_OPTIONS)
+@njit(**_MAKES_ARRAYS)
 def _scan(plan, prices, bars, first_column, last_column, span, out, counts):
     "Scan the symbols from one column to another; program p's events go to out[p], their number to counts[p]."
     longest = np.max(np.diff(bars.offsets[first_column : last_column + 1]))
     numbers = np.empty((plan.registers, longest))
     truths, known = np.empty((plan.registers, longest), np.bool_), np.empty((plan.inputs, longest), np.bool_)
-    work, bounds = np.empty((3, longest), np.bool_), np.zeros(2, np.int64)
+    words, bounds = np.zeros((3, longest // _AT_ONCE + 1), np.uint64), np.zeros(2, np.int64)
+    work = words.view(np.bool_)
     for number in range(len(plan.constants)):
         numbers[plan.inputs + number, :] = plan.constants[number]
     for column in range(first_column, last_column):
@@ -239,7 +246,7 @@ def _scan(plan, prices, bars, first_column, last_column, span, out, counts):
         for program in range(len(counts)):
             _speak(plan, program, length, numbers, truths, known, work)
             free = out[program, counts[program] :]
-            counts[program] += _events(bars, column, work[0, :length], work[1, :length], span, free)
+            counts[program] += _events(bars, column, length, work, words, span, free)
 
 # %% ../nbs/07d_scan.ipynb #8ffba1ee
 def scan(
@@ -264,11 +271,11 @@ def scan(
         room = int(universe.offsets[last] - universe.offsets[first])
         out, counts = np.empty((len(programs), room), EVENT), np.zeros(len(programs), np.int64)
         _scan(planned, prices, bars, first, last, span, out, counts)
-        return [one[:count].copy() for one, count in zip(out, counts, strict=True)]
+        return [one[:count] for one, count in zip(out, counts, strict=True)]
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(work, *zip(*pairwise(pieces), strict=True)))
-    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    return found[0] if len(found) == 1 else [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def _prices(universe: Universe, programs: Sequence[Program]) -> tuple[np.ndarray, dict[str, int]]:
@@ -308,6 +315,6 @@ def events_of(universe: Universe, signals: pd.DataFrame) -> np.ndarray:
             f"{signal.symbol} has a signal of type {signal.signal_type!r}; it must be buy or sell"
         )
     events = np.empty(len(signals), EVENT)
-    events["row"], events["column"], events["bar"], events["side"] = row, column, bar, side
+    events["bar"], events["column"], events["side"] = bar, column, side
     events["close"] = universe.bars["close"].to_numpy()[bar]
     return events

@@ -7,13 +7,18 @@ __all__ = ['INTERVALS', 'exchange_calendar', 'sessions_between', 'last_complete'
            'last_close', 'close_after']
 
 # %% ../nbs/01b_sessions.ipynb #6080ed7c
+import contextlib
+import os
 from datetime import datetime
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from .config import UserError
+from .config import UserError, find_home
 
 if TYPE_CHECKING:
     from exchange_calendars import ExchangeCalendar
@@ -38,16 +43,35 @@ def exchange_calendar(
 
 def sessions_between(start: pd.Timestamp, end: pd.Timestamp, calendar: str = "XNYS") -> pd.DatetimeIndex:
     """The sessions from `start` to `end`, both included, as timezone-naive dates."""
-    exchange = exchange_calendar(calendar)
-    first, last = (
-        max(pd.Timestamp(start), exchange.first_session),
-        min(pd.Timestamp(end), exchange.last_session),
-    )
-    return (
-        exchange.sessions_in_range(first.normalize(), last.normalize())
-        if first <= last
-        else pd.DatetimeIndex([])
-    )
+    first, last = pd.Timestamp(start).normalize(), pd.Timestamp(end).normalize()
+    sessions = _kept_sessions(calendar)
+    if not len(sessions) or last > sessions[-1]:
+        sessions = _keep_sessions(calendar)
+    return sessions[sessions.searchsorted(first) : sessions.searchsorted(last, side="right")]
+
+# %% ../nbs/01b_sessions.ipynb #61c9cce4
+def _kept_at(calendar: str) -> Path:
+    return find_home() / ".cache" / "sessions" / f"{calendar}-{version('exchange_calendars')}.npy"
+
+
+@lru_cache(maxsize=8)
+def _kept_sessions(calendar: str) -> pd.DatetimeIndex:
+    try:
+        return pd.DatetimeIndex(np.load(_kept_at(calendar)))
+    except (OSError, ValueError):
+        return pd.DatetimeIndex([])
+
+
+def _keep_sessions(calendar: str) -> pd.DatetimeIndex:
+    sessions, path = exchange_calendar(calendar).sessions, _kept_at(calendar)
+    with contextlib.suppress(OSError):  # a folder that cannot be written to costs half a second, no more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f"{path.name}.{os.getpid()}")
+        with half.open("wb") as file:
+            np.save(file, sessions.to_numpy())
+        half.replace(path)
+    _kept_sessions.cache_clear()
+    return sessions
 
 # %% ../nbs/01b_sessions.ipynb #bc81f610
 INTERVALS = {"1d": None, "1h": "1h", "30m": "30min", "15m": "15min", "5m": "5min", "1m": "1min"}

@@ -26,6 +26,7 @@ from tradebot.accounting import (
     MANY_POSITIONS,
     MAX_ORDER,
     MAX_POSITION,
+    OPEN_SELL,
     ORDERS,
     OUTCOME,
     SELLING,
@@ -75,7 +76,7 @@ def simulate(
             signals = generate(universe.bars, universe.actions, signals).signals
         ours = _between(universe, signals, span)
         events = events_of(universe, ours)
-        order = np.lexsort((events["column"], events["row"]))
+        order = np.lexsort((events["column"], universe.rows[events["bar"]]))
         events, told = events[order], lambda log: (ours, np.argsort(order))
     log = account(universe, bars, events, first, last, capital, rules)
     return Result(
@@ -98,7 +99,7 @@ def _generated(
     signals = _between(universe, generate(universe.bars, universe.actions, strategy).signals, span)
     labels, events = Labels(universe.sessions, universe.symbols), log.events
     same = len(signals) == len(events) and (
-        (signals["timestamp"] == labels.dates(events["row"])).all()
+        (signals["timestamp"] == labels.dates(universe.rows[events["bar"]])).all()
         and (signals["symbol"] == labels.names(events["column"])).all()
         and (signals["signal_type"] == sides(events["side"])).all()
     )
@@ -203,6 +204,7 @@ def _words(code: int, detail: float, rules: Risk) -> str:
     if code == MANY_POSITIONS:
         return f"{detail:.0f} positions, max_positions is {rules.max_positions}"
     plain = {HELD_NOTHING: "nothing held", SELLING: "already selling", CASH: "no cash"}
+    plain |= {OPEN_SELL: "a sell of it is open"}
     budgets = {
         FRACTION: lambda: f"fraction {rules.fraction:g} of equity",
         WEIGHT: lambda: "its weight is reached",

@@ -260,8 +260,8 @@ class Store:
         with self.engine.transaction("ledger", write=True) as transaction:
             transaction.upsert("runs", frame)
 
-    def runs(self, limit: int = 20) -> pd.DataFrame:
-        """The newest runs first: id, notebook, git_revision, parameters (JSON), fingerprint, started, ended, status, ..."""
+    def runs(self, limit: int | None = 20) -> pd.DataFrame:
+        """The newest runs first, all if `limit` is None: id, notebook, git_revision, parameters (JSON), fingerprint, started, ..."""
         with self.engine.transaction("ledger") as transaction:
             return transaction.frame("SELECT * FROM runs ORDER BY started DESC, id LIMIT $limit", limit=limit)
 

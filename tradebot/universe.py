@@ -76,7 +76,9 @@ class Universe:
     @cached_property
     def _busy(self) -> np.ndarray:
         "Which sessions have a bar."
-        return np.bincount(self.rows, minlength=len(self.sessions)) > 0
+        busy = np.zeros(len(self.sessions), bool)
+        busy[self.rows] = True
+        return busy
 
     @cached_property
     def highest(self) -> float:
@@ -138,21 +140,35 @@ def universe(
     """
     if bars.empty:
         raise UserError("there are no bars to trade on; fetch some first")
-    bars = bars if bars.index.is_monotonic_increasing else bars.sort_index()
+    bars = bars if _is_sorted(bars.index) else bars.sort_index()
     _refuse_impossible(bars)
     codes, (names, days) = bars.index.codes, bars.index.levels
     used = np.zeros(len(days), bool)
     used[codes[1]] = True
     first, last = days[used].min(), days[used].max()
     sessions = sessions_between(min(first, start or first), max(last, end or last), calendar)
-    rows = sessions.get_indexer(days)[codes[1]].astype(np.int32)
+    rows = sessions.get_indexer(days).astype(np.int32)[codes[1]]
     if (rows < 0).any():
         symbol, day = bars.index[rows < 0][0]
         raise UserError(f"{symbol} has a bar at {day:%Y-%m-%d %H:%M}, which is no session of {calendar}")
-    offsets = np.flatnonzero(np.diff(codes[0], prepend=-1, append=-1)).astype(np.int64)
+    starts = np.flatnonzero(np.asarray(codes[0])[1:] != np.asarray(codes[0])[:-1]) + 1
+    offsets = np.concatenate([[0], starts, [len(bars)]]).astype(np.int64)
+    if len(offsets) > 2**15:
+        raise UserError(
+            f"{len(offsets) - 1:,} symbols are too many for one account; at most 32,767 can be simulated"
+        )
     symbols = list(names[np.asarray(codes[0])[offsets[:-1]]])
     changes = _changes(actions, sessions, symbols)
     return Universe(calendar, sessions, symbols, bars, actions, offsets, rows, changes)
+
+
+def _is_sorted(index: pd.MultiIndex) -> bool:
+    "What `is_monotonic_increasing` says, without three copies of the index."
+    if not all(level.is_monotonic_increasing for level in index.levels):
+        return index.is_monotonic_increasing
+    symbols, days = (np.asarray(codes) for codes in index.codes)
+    later = symbols[1:] > symbols[:-1]
+    return bool((later | ((symbols[1:] == symbols[:-1]) & (days[1:] >= days[:-1]))).all())
 
 
 def _refuse_impossible(bars: pd.DataFrame) -> None:

@@ -1,12 +1,13 @@
-"""tradebot's side of bench_simulate.py, in a process of its own: reads a panel, prints one line of JSON.
+"""tradebot's side of bench_simulate.py, in a process of its own: reads bars, prints one line of JSON.
 
-python simulate_run.py PANEL.npz SYMBOLS (run | sweep) REPEATS
+python simulate_run.py FOLDER SYMBOLS (run | sweep) REPEATS
 """
 
 import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 began = time.perf_counter()
 import numpy as np
@@ -20,14 +21,16 @@ from tradebot.sweep import grid, sweep
 from tradebot.universe import universe
 
 imported = time.perf_counter() - began
-panel, symbols, work, repeats = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-names, days = [f"S{number:04d}" for number in range(symbols)], pd.DatetimeIndex(panel["days"])
-codes = [np.repeat(np.arange(symbols), len(days)), np.tile(np.arange(len(days)), symbols)]
+folder, symbols, work, repeats = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+names, days = [f"S{number:04d}" for number in range(symbols)], pd.DatetimeIndex(np.load(folder / "days.npy"))
+kind = np.min_scalar_type(-max(symbols, len(days)))
+codes = [
+    np.repeat(np.arange(symbols, dtype=kind), len(days)),
+    np.tile(np.arange(len(days), dtype=kind), symbols),
+]
 index = pd.MultiIndex(levels=[names, days], codes=codes, names=["symbol", "timestamp"])
+values = np.load(folder / "bars.npy")[:, : len(index)]
 fields = ["open", "high", "low", "close", "volume"]
-values = np.empty((len(fields), len(index)))
-for row, field in enumerate(fields):
-    values[row] = panel[field][:, :symbols].T.ravel()
 bars = pd.DataFrame(values.T, index=index, columns=fields, copy=False)
 arrays, money = universe(bars, actions_frame()), {"capital": 1e6, "rules": Risk()}
 POINTS = grid({"sma": range(5, 55, 5), "ema": range(60, 160, 10)})

@@ -1,12 +1,13 @@
-"""vectorbt's side of bench_simulate.py, in an environment of its own: reads a panel, prints one line of JSON.
+"""vectorbt's side of bench_simulate.py, in an environment of its own: reads bars, prints one line of JSON.
 
-python vectorbt_run.py PANEL.npz SYMBOLS (run | loop | once) REPEATS
+python vectorbt_run.py FOLDER SYMBOLS (run | loop | once) REPEATS
 """
 
 import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 began = time.perf_counter()
 import numpy as np
@@ -14,13 +15,13 @@ import pandas as pd
 import vectorbt as vbt
 
 imported = time.perf_counter() - began
-panel, symbols, work, repeats = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+folder, symbols, work, repeats = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 names = [f"S{number:04d}" for number in range(symbols)]
 
 
 def frame(field: str) -> pd.DataFrame:
-    values = np.ascontiguousarray(panel[field][:, :symbols])
-    return pd.DataFrame(values, index=pd.DatetimeIndex(panel["days"]), columns=names)
+    values = np.ascontiguousarray(np.load(folder / f"{field}.npy")[:, :symbols])
+    return pd.DataFrame(values, index=pd.DatetimeIndex(np.load(folder / "days.npy")), columns=names)
 
 
 close, opened = frame("close"), frame("open")

@@ -768,20 +768,26 @@ def test_the_disk_is_full(world: World, side, workers, row, step) -> None:
 def test_a_deadlock_at_the_decision(world: World, side, workers, row) -> None:
     """Somebody locks the signal, then the account; the worker the account, then the signal.
 
-    PostgreSQL ends the one that has waited for `deadlock_timeout` when both wait: the worker, if
-    this test is at its second lock within that time (tests/servers/postgres.py gives it a long one).
+    PostgreSQL ends the one whose `deadlock_timeout` passes while both wait. That is the worker, if
+    this test is at its second lock within the worker's (tests/servers/postgres.py makes it long) and
+    has a far longer one itself: with the same one, a busy machine may look at this test's first.
     """
     name = world.arrange(side)
     worker = world.worker("before T1")
     assert worker.at() == "before T1"
-    with closing(psycopg2.connect(world.url)) as other, other.cursor() as cursor:
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with (
+        closing(psycopg2.connect(world.url)) as other,
+        other.cursor() as cursor,
+        closing(psycopg2.connect(world.url)) as watch,
+        watch.cursor() as look,
+    ):
+        watch.autocommit = True  # within a transaction the view would stay as it was first seen
+        cursor.execute("SET deadlock_timeout = '1min'")
         cursor.execute("SELECT 1 FROM signals FOR UPDATE")
         worker.go()
-        waiting = (
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        while not world.rows(waiting):
-            time.sleep(0.01)
+        while look.execute(waiting) or not look.fetchall():
+            time.sleep(0.005)
         cursor.execute("UPDATE account SET reserved = reserved")
         assert world.broker.posts == []
         other.rollback()
@@ -903,6 +909,25 @@ def test_a_worker_that_stood_still_does_not_send_what_another_has_sent(world: Wo
     world.settle()
     only_filled(world, name)
     assert len(world.broker.posts) == 1
+
+
+@SIDES
+@pytest.mark.parametrize("row", ["C2"])
+def test_a_worker_that_stood_still_does_not_book_what_another_has_booked(world: World, side, row) -> None:
+    "It has the lines of the statement in hand; by the time it comes to the second, another has booked both."
+    name = world.arrange(side)
+    world.broker.ask("POST", "/settings", {"fills": "manual"})
+    world.run()
+    world.broker.ask("POST", f"/orders/{name}/fill", {"qty": 9, "price": 100})
+    world.broker.ask("POST", f"/orders/{name}/fill", {"price": 100})
+    slow = world.worker("before T4")
+    assert slow.at() == "before T4"
+    world.run()
+    assert world.order(name).status == "FILLED"
+    slow.go()
+    assert slow.end() == 0
+    world.settle()
+    only_filled(world, name)
 
 
 @pytest.mark.parametrize("row", ["C3"])

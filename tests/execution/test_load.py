@@ -1,4 +1,4 @@
-"""Loops under load, killed at random moments; and a walk through real months, held against the backtest."""
+"""Loops under load, killed at random moments."""
 
 import os
 import random
@@ -7,21 +7,11 @@ import subprocess
 import sys
 import time
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 
-import pandas as pd
-import pytest
-
 from execution.world import World
-from tradebot.alpaca import get_broker
-from tradebot.backtest import backtest
-from tradebot.config import Risk, load_config
-from tradebot.exchange import Exchange, Market
-from tradebot.executor import Calendar, Executor, account_frames, cash_proof
-from tradebot.paper_broker import Desk, Journal, served, wind
-from tradebot.pipeline import configured_strategy, update_signals
-from tradebot.store import open_store
+from tradebot.config import load_config
+from tradebot.executor import Calendar
 
 SESSIONS, KILLS = 5, 10
 
@@ -116,45 +106,3 @@ def trade_and_interrupt(world: World, loop: subprocess.Popen) -> None:
     out, err = loop.communicate(timeout=20)
     assert loop.returncode == 130
     assert "Traceback" not in err + out
-
-
-@pytest.mark.parametrize("sizing", [{}, {"sizing": "fraction", "fraction": 0.4}])
-def test_months_of_real_bars_give_the_backtest_s_fills_and_cash(sample, tmp_path, sizing) -> None:
-    "Around Apple's split of 2005, with dividends: the store, the executor and the broker on one side, zipline on the other."
-    bars, actions = sample
-    first, last = pd.Timestamp("2005-01-03"), pd.Timestamp("2005-06-30")
-    url = f"duckdb:///{tmp_path}/data"
-    store = open_store(url)
-    store.write_bars(bars[bars.index.get_level_values("timestamp") <= last])
-    store.write_actions(actions)
-    words = {f"TRADEBOT_RISK_{name.upper()}": str(value) for name, value in sizing.items()}
-    config = load_config(tmp_path, {"DATABASE_URL": url, **words})
-    update_signals(store, configured_strategy(config))
-    days = bars.index.get_level_values("timestamp")
-    recent = bars[(days >= first - pd.Timedelta(days=10)) & (days <= last)]
-    evening = datetime(2005, 1, 3, 21, 0, 1)
-    exchange = Exchange(Market(recent, actions[actions["timestamp"] >= first]), evening, Decimal(100_000))
-    with served(Desk(exchange, Journal(None), driven=True), port=0) as addresses:
-        config = load_config(
-            tmp_path, {"DATABASE_URL": url, "TRADEBOT_EXECUTION_URL": addresses.url, **words}
-        )
-        executor = Executor(config, store, get_broker(config), settle=0.02)
-        executor.once()
-        while executor.calendar.labels(executor.now())[1] < last:
-            wind(config, "close")
-            assert not executor.turn().halted
-        fills = account_frames(store, executor.book.account)["fills"].iloc[::-1]
-        cash = executor.book.row().cash
-        proof = cash_proof(store, executor.book.account)
-    risk = Risk(**sizing)
-    signals = store.signals("crossover", start=first, end=last)
-    expected = backtest(
-        bars[days <= last], actions, signals, start=first, end=last, capital=100_000.0, rules=risk
-    )
-    theirs = expected.fills.assign(timestamp=expected.fills["timestamp"].dt.normalize())
-    ours = fills.assign(timestamp=fills["timestamp"].dt.normalize())
-    names = ["symbol", "timestamp", "side", "quantity", "price"]
-    assert sorted(map(tuple, ours[names].to_numpy())) == sorted(map(tuple, theirs[names].to_numpy()))
-    assert len(ours) >= 5
-    assert float(cash) == pytest.approx(expected.sessions["cash"].iloc[-1], abs=0.01)
-    assert "dividends" in proof.index

@@ -71,7 +71,7 @@ class PostgresServer:
     def start(self) -> None:
         options = [
             f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}",
-            "-c deadlock_timeout=5s",  # of two that wait for each other, the first gives up: no race of equals
+            "-c deadlock_timeout=5s",  # time for a test to be at its second lock
             *(f"-c {setting}" for setting in self.settings),
         ]
         self._run(

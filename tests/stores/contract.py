@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -381,7 +382,8 @@ class StoreContract:
             pass
         with open_store(url).engine.transaction("ledger") as transaction:
             numbers = transaction.rows("SELECT number FROM migrations WHERE area = 'ledger' ORDER BY number")
-        assert numbers == [(1,), (2,), (3,)]
+        known = next(it.known for it in open_store(url).engine.versions() if it.area == "ledger")
+        assert numbers == [(number,) for number in range(1, known + 1)]
 
     def test_writers_in_several_processes_lose_nothing(self, url: str) -> None:
         store = open_store(url)
@@ -493,26 +495,32 @@ class StoreContract:
         open_store(url)
         code = (
             "import sys\nfrom stores.contract import one_signal, some_bars\nfrom tradebot.store import open_store\n"
-            "store, interrupted, step = open_store(sys.argv[1]), 0, 0\nprint('go', flush=True)\n"
-            "while interrupted < 40:\n"
+            "store, step = open_store(sys.argv[1]), 0\n"
+            "for interruption in range(41):\n"
             "    try:\n"
-            "        step += 1\n"
-            "        store.write_bars(some_bars(3, 50) + step)\n"
-            "        assert len(store.bars()) == 150\n"
-            "        store.write_signals('s', one_signal({}, f'2012-01-01 00:{step // 60 % 60:02d}:{step % 60:02d}'))\n"
+            "        print('go', flush=True)\n"
+            "        while interruption < 40:\n"
+            "            step += 1\n"
+            "            store.write_bars(some_bars(3, 50) + step)\n"
+            "            assert len(store.bars()) == 150\n"
+            "            second = f'2012-01-01 00:{step // 60 % 60:02d}:{step % 60:02d}'\n"
+            "            store.write_signals('s', one_signal({}, second))\n"
             "    except KeyboardInterrupt:\n"
-            "        interrupted += 1\n"
-            "        print(interrupted, flush=True)\n"
+            "        pass\n"
         )
-        notebook = in_process(code, url, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        notebook.stdout.readline()
-        for pause in range(40):
-            time.sleep(0.01 + 0.0013 * pause)
-            notebook.send_signal(signal.SIGINT)
-            if not notebook.stdout.readline():
-                break
-        _, said = notebook.communicate(timeout=60)
-        assert (notebook.returncode, said) == (0, "")
+        with in_process(code, url, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as notebook:
+            try:
+                for pause in range(40):
+                    if not notebook.stdout.readline():
+                        break
+                    time.sleep(0.01 + 0.0013 * pause)
+                    notebook.send_signal(signal.SIGINT)
+                    while not select.select([notebook.stdout], [], [], 5.0)[0]:
+                        notebook.send_signal(signal.SIGINT)  # Python drops one that falls into a destructor
+                _, said = notebook.communicate(timeout=60)
+            finally:
+                notebook.kill()
+        assert notebook.returncode == 0, said
         assert len(open_store(url).bars()) == 150
 
     def test_an_open_store_is_refused_after_a_fork(self, store: Store) -> None:
@@ -531,7 +539,7 @@ class StoreContract:
                 "INSERT INTO migrations (area, number, applied) VALUES ('ledger', 99, '2030-01-01')"
             )
         with pytest.raises(
-            StoreError, match="is at ledger migration 99, and this version of tradebot knows 3"
+            StoreError, match=r"is at ledger migration 99, and this version of tradebot knows \d+;"
         ):
             open_store(url)
 

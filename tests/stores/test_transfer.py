@@ -69,6 +69,10 @@ def filled(store: Store) -> Store:
         ledger.upsert("entries", pd.DataFrame([entry]))
         switch = {"name": "kill", "is_on": True, "reason": "why", "changed": MOMENT}
         ledger.upsert("switches", pd.DataFrame([switch]))
+        key = {"id": "k", "name": "é", "hash": "0" * 64, "scope": "read", "created": MOMENT, "revoked": None}
+        ledger.upsert("api_keys", pd.DataFrame([key]))
+        device = {"endpoint": "https://fcm.googleapis.com/x", "p256dh": "B", "auth": "s", "created": MOMENT}
+        ledger.upsert("subscriptions", pd.DataFrame([device]))
     run = {
         "id": "r",
         "notebook": "n",

@@ -1,0 +1,45 @@
+"""The pictures of docs/serving.md, from a server that runs.
+
+python docs/pictures.py http://127.0.0.1:8000
+"""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+HERE = Path(__file__).resolve().parent / "pictures"
+READY = {"live": ".state.live", "chart": ".chart[data-ready]", "performance": ".heat"}
+VIEWS = {
+    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+    "phone": {
+        "viewport": {"width": 390, "height": 800},
+        "color_scheme": "dark",
+        "is_mobile": True,
+        "has_touch": True,
+    },
+}
+
+
+def main(address: str) -> None:
+    HERE.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for view, options in VIEWS.items():
+            context = browser.new_context(**options)
+            for name in ("live", "chart", "performance", "orders", "runs", "reports"):
+                page = context.new_page()
+                page.goto(f"{address}/dashboard?page={name}")
+                page.locator(READY.get(name, "table")).first.wait_for()
+                page.wait_for_timeout(1500)
+                picture = Image.open(io.BytesIO(page.screenshot()))
+                picture.save(HERE / f"{name}-{view}.webp", quality=82)
+                page.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
