@@ -32,6 +32,7 @@ def home(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.write_actions(actions)
     update_features(store, ["sma(20)", "rsi(14)"])
     update_signals(store, get_strategy("crossover"))
+    store.write_failures("yfinance", {"XYZZY": "no bars", "YZZYX": "no bars"}, pd.Timestamp("2024-01-01"))
     moment = pd.Timestamp("2024-01-02 10:00")
     for number in range(5):
         record(store, f"2024010{number}T100000-backtest-aaaa", moment + pd.Timedelta(days=number))
@@ -185,10 +186,11 @@ def test_the_kill_switch_is_turned_everywhere(client: TestClient, home: Path) ->
 
 
 def test_metrics_say_what_the_store_says(client: TestClient) -> None:
-    text = client.get("/metrics").text
     count = client.get("/signals?limit=1000").json()["items"]
+    text = client.get("/metrics").text
     assert f'tradebot_signals{{state="new"}} {float(len(count))}' in text
     assert 'tradebot_run_seconds{notebook="backtest.ipynb",status="succeeded"} 12.0' in text
+    assert 'tradebot_provider_errors_total{provider="yfinance"} 2.0' in text
     assert 'tradebot_requests_total{method="GET",route="/signals",status="200"}' in text
     assert "settings.secret" not in text
 

@@ -4,13 +4,15 @@ import asyncio
 import json
 import multiprocessing
 import random
+import signal
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from servers.web import WebServer
 from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tradebot.store import open_store
 
@@ -43,13 +45,7 @@ def commit(url: str, writer: int, count: int, pause: float = 0.0) -> None:
             "details": [{"price": 1.0}],
         }
         store.write_signals("s", pd.DataFrame(rows))
-        threading_pause(pause)
-
-
-def threading_pause(seconds: float) -> None:
-    import time
-
-    time.sleep(seconds)
+        time.sleep(pause)
 
 
 def writing(url: str, writers: int, count: int, pause: float) -> list:
@@ -99,3 +95,69 @@ def test_a_thousand_clients_hear_every_signal_once_though_the_server_is_killed(
     expected = open_store(url).signals_after(0)["id"].tolist()
     assert len(expected) == total
     assert all(one == expected for one in heard)
+
+
+def commit_long_ones(url: str, count: int) -> list[int]:
+    """Signals with ten thousand letters each, fifty a commit; their ids."""
+    store, days = open_store(url), pd.bdate_range("2000-01-03", periods=count)
+    for first in range(0, count, 50):
+        some = days[first : first + 50]
+        rows = {
+            "symbol": "LONG",
+            "timestamp": some,
+            "signal_type": "buy",
+            "details": [{"why": "x" * 10_000}] * len(some),
+        }
+        store.write_signals("s", pd.DataFrame(rows))
+    return store.signals_after(0)["id"].tolist()
+
+
+async def until_closed(socket) -> list[int]:
+    """The ids that come until the server closes."""
+    heard = []
+    try:
+        while True:
+            heard += [one["id"] for one in json.loads(await socket.recv())]
+    except ConnectionClosed:
+        return heard
+
+
+@pytest.mark.timeout(120)
+def test_a_client_that_reads_nothing_is_closed_with_a_reason_and_delays_nobody(
+    url: str, server: WebServer
+) -> None:
+    address = server.url.replace("http", "ws") + "/ws?last_id=0"
+
+    async def play() -> tuple[list[int], list[int], list[int]]:
+        quick: list[int] = []
+        async with connect(address, max_queue=1, proxy=None) as idle:
+            following = asyncio.create_task(follow(address.split("?")[0], quick, 2000))
+            expected = await asyncio.to_thread(commit_long_ones, url, 2000)
+            async with asyncio.timeout(10):
+                await following
+            await asyncio.sleep(13)  # longer than a message may wait for its client
+            heard = await until_closed(idle)
+        assert (idle.close_code, idle.close_reason) == (1013, "too slow; come back with last_id")
+        async with asyncio.timeout(30):
+            await follow(address.split("?")[0], heard, 2000)
+        return expected, quick, heard
+
+    expected, quick, heard = asyncio.run(play())
+    assert quick == heard == expected
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_ended_tells_its_clients_and_leaves_in_peace(
+    server: WebServer, how: signal.Signals
+) -> None:
+    async def play() -> int:
+        async with connect(server.url.replace("http", "ws") + "/ws", proxy=None) as socket:
+            code = await asyncio.to_thread(server.kill, how)
+            assert await until_closed(socket) == []
+            assert socket.close_code == 1012  # the service restarts: come back
+        return code
+
+    began = time.monotonic()
+    assert asyncio.run(play()) == 0
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in "".join(server.said)

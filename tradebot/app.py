@@ -228,7 +228,7 @@ _TURNED = {400: "The body is not JSON.", 409: "It could not be turned everywhere
     responses={status: {"model": Problem, "description": text} for status, text in _TURNED.items()},
 )
 def flip(
-    service: Asked, on: Annotated[bool, Body()], reason: Annotated[str, Body(max_length=500)] = ""
+    service: Asked, on: Annotated[bool, Body(strict=True)], reason: Annotated[str, Body(max_length=500)] = ""
 ) -> Switch:
     """Stop buying at once, or go on. Sells are never stopped."""
     return service.flip(on, reason or "no reason given")
@@ -386,6 +386,7 @@ def metrics(request: Request) -> PlainTextResponse:
 
 # %% ../nbs/15_app.ipynb #6c27ece2
 _PATIENCE = 10.0  # seconds that a message may wait for its client
+_FAREWELL = 60.0  # seconds in which a slow one may still read why it is closed
 _REASONS = {
     TooSlow: (1013, "too slow; come back with last_id"),
     Ahead: (4404, "this store has no signal with that last_id"),
@@ -422,7 +423,7 @@ async def _send(socket: WebSocket, feed: Feed, last_id: int | None) -> None:
                 await socket.send_text(text)
     except (TooSlow, TimeoutError, Ahead) as error:
         code, reason = _REASONS.get(type(error), _REASONS[TooSlow])
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(_FAREWELL):
             await socket.close(code, reason)
     except StoreError as error:
         logger.warning("a client's missed signals cannot be read: %s", error)

@@ -327,7 +327,8 @@ def fetch_universe(
 ) -> pd.DataFrame:
     """`fetch` for the configured universe, provider, interval and page size, up to the newest complete bar at `now` (UTC).
 
-    Raises UserError for an end before the start, or an end that is not complete yet.
+    Failed symbols are counted in the store. Raises UserError for an end before the start, or an end that is not complete
+    yet.
     """
     data = config.data
     start = pd.Timestamp(start or data.start)
@@ -342,7 +343,7 @@ def fetch_universe(
     provider = get_provider(data.provider, config)
     chosen = [symbol.upper() for symbol in symbols] if symbols else data.universe
     months = CHUNKS[config.environment.yfinance_backfill_chunk]
-    return fetch(
+    result = fetch(
         store,
         provider,
         chosen,
@@ -354,3 +355,7 @@ def fetch_universe(
         repair=repair,
         progress=progress,
     )
+    failed = result.loc[result["status"] == "failed", "error"]
+    if len(failed):
+        store.write_failures(provider.name, failed.to_dict(), now)
+    return result

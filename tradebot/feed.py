@@ -18,7 +18,16 @@ from .service import Service, Signal
 logger = logging.getLogger(__name__)
 
 # %% ../nbs/15e_feed.ipynb #e9546432
-_PAGE = 500  # signals in one message
+_PAGE, _LETTERS = 500, 250_000  # in one message; a common client takes none of more than a MiB
+
+
+def _end(texts: list[str], first: int) -> int:
+    "The end of what goes into one message from `first` on; one signal always does."
+    end, letters = first + 1, len(texts[first])
+    while end < min(first + _PAGE, len(texts)) and letters + len(texts[end]) <= _LETTERS:
+        letters += len(texts[end])
+        end += 1
+    return end
 
 
 class Recent:
@@ -45,14 +54,15 @@ class Recent:
             del self._ids[: -self.keep], self._texts[: -self.keep]
 
     def after(self, last: int) -> tuple[str, int]:
-        """Those after an id, at most 500, as one JSON array, and the id of the last; made once for all that ask for the same."""
+        """Those after an id, as many as one message takes, as one JSON array, and the id of the last; made once for all that ask for the same."""
         if last not in self._pages:
             if len(self._pages) > 100:
                 self._pages.clear()
             first = bisect.bisect_right(self._ids, last)
-            end = min(first + _PAGE, len(self._ids))
-            text = f"[{','.join(self._texts[first:end])}]"
-            self._pages[last] = text, self._ids[end - 1] if end > first else last
+            if first == len(self._ids):
+                return "[]", last
+            end = _end(self._texts, first)
+            self._pages[last] = f"[{','.join(self._texts[first:end])}]", self._ids[end - 1]
         return self._pages[last]
 
 # %% ../nbs/15e_feed.ipynb #6a700299
@@ -124,8 +134,11 @@ class Feed:
                 found = (await asyncio.to_thread(self._service.signals, last, limit=_PAGE)).items
             if not found:
                 break  # nothing is left of what was between
-            last = found[-1].id
-            yield f"[{','.join(signal.model_dump_json() for signal in found)}]"
+            texts, first = [signal.model_dump_json() for signal in found], 0
+            while first < len(texts):
+                end = _end(texts, first)
+                yield f"[{','.join(texts[first:end])}]"
+                first, last = end, found[end - 1].id
         last = max(last, self.recent.floor)
         while True:
             if last < self.recent.floor:

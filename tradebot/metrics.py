@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from datetime import UTC
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,11 +85,18 @@ class StoreCollector:
         with self._service.store.engine.transaction("market") as transaction:
             issues = transaction.rows("SELECT rule, count(*) FROM data_issues GROUP BY 1")
             ((newest,),) = transaction.rows('SELECT max("timestamp") FROM raw_prices')
+            errors = transaction.rows("SELECT provider, sum(failures) FROM provider_errors GROUP BY 1")
         family = GaugeMetricFamily(
             "tradebot_data_issues", "Fetched bars that something was wrong with.", labels=["rule"]
         )
         for rule, count in issues:
             family.add_metric([rule], count)
+        yield family
+        family = CounterMetricFamily(
+            "tradebot_provider_errors", "Symbols that a provider could not give.", labels=["provider"]
+        )
+        for provider, count in errors:
+            family.add_metric([provider], count)
         yield family
         if newest:
             age = utc_now() - newest

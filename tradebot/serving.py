@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def serve(words: argparse.Namespace, config: "Config") -> int:
-    """`tradebot serve`: until Ctrl-C."""
+    """`tradebot serve`, until Ctrl-C or SIGTERM; 0 if it could start."""
     asked = {name: value for name in ("host", "port") if (value := getattr(words, name)) is not None}
     config = config.model_copy(update={"serve": config.serve.model_copy(update=asked)})
     if config.serve.host not in ("127.0.0.1", "::1", "localhost"):
@@ -141,5 +142,6 @@ def serve(words: argparse.Namespace, config: "Config") -> int:
             file=sys.stderr,
             flush=True,
         )
-        server.run([own])
+        with suppress(KeyboardInterrupt):  # uvicorn repeats the signal once it has shut down
+            server.run([own])
     return 0 if server.started else 1

@@ -144,6 +144,24 @@ class Store:
             )
         return frame.set_index("symbol")
 
+    def write_failures(self, provider: str, errors: dict[str, str], at: pd.Timestamp) -> None:
+        """Count one more failure of a provider for each symbol of `errors`, with what it said and when (UTC)."""
+        with self.engine.transaction("market", write=True) as transaction:
+            transaction.rows(
+                _FAILURES,
+                provider=provider,
+                symbols=list(errors),
+                errors=[error.replace("\0", "") for error in errors.values()],  # PostgreSQL keeps no NUL
+                at=pd.Timestamp(at).to_pydatetime(),
+            )
+
+    def failures(self) -> pd.DataFrame:
+        """What providers could not give so far: provider, symbol, failures (a count), latest (UTC), error."""
+        with self.engine.transaction("market") as transaction:
+            return transaction.frame(
+                "SELECT provider, symbol, failures, latest, error FROM provider_errors ORDER BY provider, symbol"
+            )
+
     def forget_intraday(self, before: pd.Timestamp) -> int:
         """Delete intraday bars and their features from before a moment; how many bars. Daily ones are never deleted."""
         where = '"timestamp" < $before AND "timestamp" <> date_trunc(\'day\', "timestamp")'
@@ -266,6 +284,13 @@ class Store:
             return transaction.frame("SELECT * FROM runs ORDER BY started DESC, id LIMIT $limit", limit=limit)
 
 # %% ../nbs/02_store.ipynb #9038276e
+_FAILURES = """
+    INSERT INTO provider_errors (provider, symbol, failures, latest, error)
+    SELECT $provider, unnest(CAST($symbols AS TEXT[])), 1, $at, unnest(CAST($errors AS TEXT[]))
+    ON CONFLICT (provider, symbol) DO UPDATE
+    SET failures = provider_errors.failures + 1, latest = excluded.latest, error = excluded.error"""
+
+
 def _where(
     symbols: Sequence[str] | None, start: pd.Timestamp | None, end: pd.Timestamp | None
 ) -> tuple[str, dict[str, Any]]:

@@ -217,6 +217,17 @@ class StoreContract:
             store.write_fetched(some_bars(), actions_frame(), issues, coverage)
         assert store.bars().empty
 
+    def test_failures_of_a_provider_are_counted_and_the_newest_is_told(self, store: Store) -> None:
+        store.write_failures("x", {"AAA": "no such", "BBB": "down\0"}, pd.Timestamp("2012-01-03 21:00"))
+        store.write_failures("x", {"BBB": 'it\'s "é"'}, pd.Timestamp("2012-01-04 21:00"))
+        store.write_failures("y", {"BBB": "down"}, pd.Timestamp("2012-01-02"))
+        told = store.failures().set_index(["provider", "symbol"])
+        assert told["failures"].to_dict() == {("x", "AAA"): 1, ("x", "BBB"): 2, ("y", "BBB"): 1}
+        assert told["error"].tolist() == ["no such", 'it\'s "é"', "down"]
+        assert told["latest"].tolist() == list(
+            pd.to_datetime(["2012-01-03 21:00", "2012-01-04 21:00", "2012-01-02 00:00"])
+        )
+
     def test_a_block_that_raises_leaves_nothing_behind(self, store: Store) -> None:
         store.write_bars(some_bars())
 

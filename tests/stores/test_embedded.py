@@ -100,6 +100,7 @@ def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None
         assert transaction.rows("SELECT area, number, applied IS NULL FROM migrations ORDER BY number") == [
             ("market", 1, True),
             ("market", 2, False),
+            ("market", 3, False),
         ]
         assert transaction.rows("SELECT count(*) FROM daily_bars") == [(0,)]
         assert transaction.rows("SELECT id, symbol FROM raw_prices") == [(7, "S000")]

@@ -39,6 +39,8 @@ def filled(store: Store) -> Store:
                 {"symbol": ["S000"], "interval": "1d", "provider": "x", "first": [MOMENT], "last": [MOMENT]}
             ),
         )
+        failure = {"provider": ["x"], "symbol": "S009", "failures": 3, "latest": [MOMENT], "error": "no such"}
+        market.upsert("provider_errors", pd.DataFrame(failure))
         issue = {
             "symbol": ["S000"],
             "timestamp": [MOMENT],
