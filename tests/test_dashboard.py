@@ -168,15 +168,17 @@ def test_the_chart_zooms_and_brings_older_bars(desk) -> None:
     page = desk.open("chart&symbol=MSFT")
     place = page.locator(".chart[data-ready=MSFT]")
     place.wait_for(timeout=20_000)
-    visible = "el => { const r = el.chart.timeScale().getVisibleLogicalRange(); return r.to - r.from }"
-    before = place.evaluate(visible)
+    visible = (
+        "el => { const r = el.chart.timeScale().getVisibleLogicalRange(); return r ? r.to - r.from : NaN }"
+    )
+    # There is no range before the chart has its width.
+    before = page.wait_for_function(visible, arg=place.element_handle()).json_value()
     assert before == pytest.approx(184, abs=3)
     box = place.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3)
     for _ in range(4):
         page.mouse.wheel(0, -240)
-    page.wait_for_function("([el, n]) => { const r = el.chart.timeScale().getVisibleLogicalRange(); return r.to - r.from < n }",
-                           arg=[place.element_handle(), before * 0.9])  # fmt: skip
+    page.wait_for_function(f"([el, n]) => ({visible})(el) < n", arg=[place.element_handle(), before * 0.9])
     place.evaluate("el => el.chart.timeScale().setVisibleLogicalRange({from: 0, to: 100})")
     count = "el => el.chart.panes()[0].getSeries()[0].data().length"
     page.wait_for_function(f"el => ({count})(el) > 3000", arg=place.element_handle())
