@@ -69,8 +69,8 @@ def clients(address: str, count: int, total: int, pipe) -> None:
 
 def polled(port: int, seen: dict[int, float], stop: threading.Event) -> None:
     """Ask for the newest signals every five seconds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port)
     while not stop.is_set():
+        connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/latest?n=1000")
         for one in json.loads(connection.getresponse().read()):
             seen.setdefault(one["id"], time.time())
@@ -192,10 +192,12 @@ def served(url: str, name: str, signals: int) -> tuple[list[str], float]:
     store = open_store(url)
     with tempfile.TemporaryDirectory() as home:
         server = WebServer(Path(home), DATABASE_URL=url, POLLING_INTERVAL="5")
-        hundred, waited = delays(store, server, 100, signals, 0)
-        thousand, _ = delays(store, server, 1000, 50, signals)
-        rate = requests(server.port, "/latest")
-        server.kill()
+        try:
+            hundred, waited = delays(store, server, 100, signals, 0)
+            thousand, _ = delays(store, server, 1000, 50, signals)
+            rate = requests(server.port, "/latest")
+        finally:
+            server.kill()
     return [
         row(f"{name}, 100 clients", hundred),
         row(f"{name}, 1,000 clients", thousand),

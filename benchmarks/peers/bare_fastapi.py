@@ -4,8 +4,9 @@ uvicorn peers.bare_fastapi:app; POST /tell with a JSON body sends it to every cl
 """
 
 import asyncio
+from contextlib import suppress
 
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 
 app = FastAPI()
 clients: set[WebSocket] = set()
@@ -31,8 +32,7 @@ async def tell(request: Request) -> int:
 async def ws(socket: WebSocket) -> None:
     await socket.accept()
     clients.add(socket)
-    try:
+    with suppress(WebSocketDisconnect):
         while True:
             await socket.receive_text()
-    finally:
-        clients.discard(socket)
+    clients.discard(socket)
