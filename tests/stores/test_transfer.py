@@ -75,6 +75,17 @@ def filled(store: Store) -> Store:
         ledger.upsert("api_keys", pd.DataFrame([key]))
         device = {"endpoint": "https://fcm.googleapis.com/x", "p256dh": "B", "auth": "s", "created": MOMENT}
         ledger.upsert("subscriptions", pd.DataFrame([device]))
+        ledger.upsert("schedules", pd.DataFrame([{"name": "daily", "since": MOMENT}]))
+        due = {
+            "schedule": "daily",
+            "due": MOMENT,
+            "state": "waiting",
+            "attempt": 1,
+            "ready": MOMENT,
+            "holder": None,
+        }
+        due |= {"lease": None, "run": "r", "error": "é", "updated": MOMENT}
+        ledger.upsert("dues", pd.DataFrame([due]).astype({"lease": "datetime64[us]"}))
     run = {
         "id": "r",
         "notebook": "n",
