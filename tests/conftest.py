@@ -86,3 +86,11 @@ def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     url = new_database(server)
     yield url
     drop_database(url, admin)
+
+
+@pytest.fixture(params=["embedded", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of one's own: embedded, and on the server."""
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres_url")
+    return f"duckdb:///{tmp_path}/data"

@@ -3,14 +3,25 @@
 import multiprocessing
 from collections import Counter
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tradebot.dues import Claim, claim, dues_frame, extend, finish, notice
+from tradebot.config import UserError
+from tradebot.dues import (
+    Claim,
+    ask,
+    claim,
+    dues_frame,
+    extend,
+    find_late,
+    finish,
+    give_back,
+    last_success,
+    notice,
+)
 from tradebot.schedules import Schedule
 from tradebot.store import Store, open_store
 
@@ -25,13 +36,6 @@ def hours(count: float) -> datetime:
 def schedule(name: str = "hourly", **more) -> Schedule:
     given = {"notebook": "a.ipynb", "calendar": "XNYS", "trigger": {"cron": "0 * * * *"}, "retries": 1}
     return Schedule(**{"name": name} | given | more)
-
-
-@pytest.fixture(params=["embedded", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres_url")
-    return f"duckdb:///{tmp_path}/data"
 
 
 @pytest.fixture
@@ -139,6 +143,68 @@ def test_a_clock_that_jumps_ahead_and_back_loses_nothing_that_is_still_to_come(s
     assert notice(store, one, hours(1.5)) == 0
     assert notice(store, one, hours(2)) == 1
     assert sorted(states(store)) == ["missed", "succeeded", "waiting"]
+
+
+def test_shards_of_a_due_time_run_side_by_side_and_the_next_due_time_waits_for_all(store: Store) -> None:
+    one = schedule(shards=3, parameters={"symbols": ["A", "B", "C"]}, overlap="wait", backoff="1h")
+    notice(store, one, hours(0.5))
+    assert notice(store, one, hours(1)) == 1
+    assert notice(store, one, hours(2)) == 1
+    first = claim(store, [one], "a", hours(2), limit=2)
+    rest = claim(store, [one], "b", hours(2))
+    assert [mine.shard for mine in first + rest] == [0, 1, 2]
+    assert {mine.due for mine in first + rest} == {hours(1)}
+    assert claim(store, [one], "c", hours(2)) == []
+    assert [finish(store, one, mine, "r", "", hours(2)) for mine in first] == ["succeeded"] * 2
+    assert finish(store, one, rest[0], "r", "no", hours(2)) == "waiting"
+    assert last_success(store) == {}
+    assert claim(store, [one], "c", hours(2.5)) == [], "the second hour waits for a shard of the first"
+    (again,) = claim(store, [one], "c", hours(3))
+    assert (again.shard, again.attempt) == (2, 2)
+    finish(store, one, again, "r", "", hours(3))
+    assert last_success(store) == {"hourly": hours(1)}
+    assert len(claim(store, [one], "c", hours(3))) == 3
+
+
+def test_what_is_given_back_is_free_at_once_and_is_no_attempt(store: Store) -> None:
+    one = schedule(retries=0)
+    notice(store, one, hours(0.5))
+    notice(store, one, hours(1))
+    (mine,) = claim(store, [one], "a", hours(1))
+    give_back(store, mine, hours(1))
+    assert finish(store, one, mine, "r", "", hours(1)) == ""
+    (theirs,) = claim(store, [one], "b", hours(1))
+    assert theirs.attempt == 1
+    give_back(store, mine, hours(1))
+    assert states(store) == ["running"], "only one's own can be given back"
+
+
+def test_a_person_may_ask_for_a_run_now_or_for_a_parked_one_again(store: Store) -> None:
+    one = schedule(retries=0)
+    ask(store, one, hours(0.1), hours(0.1))
+    (mine,) = claim(store, [one], "a", hours(0.1))
+    with pytest.raises(
+        UserError, match="hourly of 2024-11-18 12:06 UTC is running at a; it has to end first"
+    ):
+        ask(store, one, hours(0.11), hours(0.11))
+    assert finish(store, one, mine, "r", "no", hours(0.11)) == "parked"
+    assert find_late(store, [one], hours(9)) == [], "of what is parked somebody was told"
+    ask(store, one, hours(0.1), hours(9))
+    (again,) = claim(store, [one], "a", hours(9))
+    assert (again.due, again.attempt) == (hours(0.1), 1)
+    assert finish(store, one, again, "s", "", hours(9)) == "succeeded"
+    frame = dues_frame(store)
+    assert frame[["state", "run", "error"]].values.tolist() == [["succeeded", "s", None]]
+
+
+def test_what_is_late_is_told_once_and_never_before(store: Store) -> None:
+    one = schedule(late="2h")
+    notice(store, one, hours(0.5))
+    notice(store, one, hours(1))
+    assert find_late(store, [one], hours(3)) == []
+    assert find_late(store, [], hours(4)) == []
+    assert find_late(store, [one], hours(4)) == [("hourly", hours(1))]
+    assert find_late(store, [one], hours(5)) == []
 
 
 def race(url: str, holder: str, pipe) -> None:

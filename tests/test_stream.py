@@ -19,13 +19,6 @@ from tradebot.store import open_store
 PROCESSES = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture(params=["embedded", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres_url")
-    return f"duckdb:///{tmp_path}/data"
-
-
 @pytest.fixture
 def server(url: str, tmp_path: Path):
     started = WebServer(tmp_path, DATABASE_URL=url)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import serving, trading
+from . import scheduling, serving, trading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     trading.add_words(command, _Parser)
     serving.add_words(command, _Parser)
+    scheduling.add_words(command, _Parser)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
 

@@ -116,8 +116,8 @@ TABLES = {
         Table(
             "dues",
             "ledger",
-            ("schedule", "due"),
-            ("state", "attempt", "ready", "holder", "lease", "run", "error", "updated"),
+            ("schedule", "due", "shard"),
+            ("state", "attempt", "ready", "holder", "lease", "run", "error", "told", "updated"),
         ),
         Table("api_keys", "ledger", ("id",), ("name", "hash", "scope", "created", "revoked")),
         Table("subscriptions", "ledger", ("endpoint",), ("p256dh", "auth", "created")),
@@ -385,6 +385,7 @@ CREATE TABLE schedules (
 CREATE TABLE dues (
     schedule TEXT COLLATE "C" NOT NULL,
     due TIMESTAMP NOT NULL,
+    shard INTEGER NOT NULL,
     state TEXT COLLATE "C" NOT NULL
         CHECK (state IN ('waiting', 'running', 'succeeded', 'parked', 'skipped', 'missed')),
     attempt INTEGER NOT NULL,
@@ -393,8 +394,9 @@ CREATE TABLE dues (
     lease TIMESTAMP,
     run TEXT,
     error TEXT,
+    told BOOLEAN NOT NULL,
     updated TIMESTAMP NOT NULL,
-    UNIQUE (schedule, due)
+    UNIQUE (schedule, due, shard)
 );
 """
 

@@ -79,12 +79,13 @@ def filled(store: Store) -> Store:
         due = {
             "schedule": "daily",
             "due": MOMENT,
+            "shard": 0,
             "state": "waiting",
             "attempt": 1,
             "ready": MOMENT,
             "holder": None,
         }
-        due |= {"lease": None, "run": "r", "error": "é", "updated": MOMENT}
+        due |= {"lease": None, "run": "r", "error": "é", "told": False, "updated": MOMENT}
         ledger.upsert("dues", pd.DataFrame([due]).astype({"lease": "datetime64[us]"}))
     run = {
         "id": "r",
