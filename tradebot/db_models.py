@@ -112,7 +112,7 @@ TABLES = {
             filled=("id",),
         ),
         Table("switches", "ledger", ("name",), ("is_on", "reason", "changed")),
-        Table("schedules", "ledger", ("name",), ("since",)),
+        Table("schedules", "ledger", ("name",), ("timing", "since")),
         Table(
             "dues",
             "ledger",
@@ -380,6 +380,7 @@ CREATE TABLE provider_errors (
 LEDGER_5 = """
 CREATE TABLE schedules (
     name TEXT COLLATE "C" NOT NULL UNIQUE,
+    timing TEXT NOT NULL,
     since TIMESTAMP NOT NULL
 );
 CREATE TABLE dues (

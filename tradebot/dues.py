@@ -86,9 +86,11 @@ def _insert(
 
 def _since(transaction: Transaction, schedule: Schedule, now: datetime) -> datetime:
     "Up to when there are rows; holding the schedule for this transaction."
+    timing = f"{schedule.trigger}, {schedule.calendar}"
     transaction.rows(
-        "INSERT INTO schedules (name, since) VALUES ($name, $now) ON CONFLICT (name) DO UPDATE SET since = schedules.since",
-        name=schedule.name, now=now,
+        """INSERT INTO schedules (name, timing, since) VALUES ($name, $timing, $now) ON CONFLICT (name) DO UPDATE SET
+            since = CASE WHEN schedules.timing = $timing THEN schedules.since ELSE $now END, timing = $timing""",
+        name=schedule.name, timing=timing, now=now,
     )  # fmt: skip
     ((since,),) = transaction.rows("SELECT since FROM schedules WHERE name = $name", name=schedule.name)
     if since <= now:

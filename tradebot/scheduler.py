@@ -76,10 +76,13 @@ def perform(
     clock: Callable[[], datetime],
     notify: Notify,
     leash: Leash | None = None,
+    lease: float = LEASE,
 ) -> str:
     """Do the work of a claim and write down how it ended; the state of the due run, '' if it was no longer ours."""
     leash, done = leash or Leash(), threading.Event()
-    keeper = threading.Thread(target=_keep, args=(store, schedule, claim, leash, done, clock), daemon=True)
+    keeper = threading.Thread(
+        target=_keep, args=(store, schedule, claim, leash, lease, done, clock), daemon=True
+    )
     keeper.start()
     try:
         run_id, error = work(schedule, claim, leash)
@@ -102,21 +105,22 @@ def _keep(
     schedule: Schedule,
     claim: Claim,
     leash: Leash,
+    lease: float,
     done: threading.Event,
     clock: Callable[[], datetime],
 ) -> None:
     "Extend the lease until the work is done, and end the work when it may not go on."
-    beats, kept = LEASE / 4, 0.0
+    beats, kept = lease / 4, 0.0
     left = schedule.timeout.total_seconds()
     while not done.wait(min(beats, left)):
         left -= beats
         if left <= 0:
             return leash.end(f"it took longer than its {said(schedule.timeout)}")
         try:
-            ours, kept = extend(store, claim, clock()), 0.0
+            ours, kept = extend(store, claim, clock(), lease), 0.0
         except StoreError:
             kept += beats
-            ours = kept < LEASE
+            ours = kept < lease
         if not ours:
             return leash.end("somebody else has taken it over")
     return None
@@ -161,9 +165,10 @@ class Scheduler:
         clock: Callable[[], datetime],
         notify: Notify,
         workers: int = 2,
+        lease: float = LEASE,
     ):
         self.config, self.store, self.clock, self.notify = config, store, clock, notify
-        self.work, self.workers, self.holder = work, workers, new_holder()
+        self.work, self.workers, self.lease, self.holder = work, workers, lease, new_holder()
         self._files: Any = None
         self._again = threading.Event()  # something ended: look at once
         self._lock = threading.Lock()
@@ -185,7 +190,7 @@ class Scheduler:
         self._seen = now
         with self._lock:
             free = self.workers - len(self._running)
-        for mine in claim(self.store, self.schedules, self.holder, now, limit=free):
+        for mine in claim(self.store, self.schedules, self.holder, now, limit=free, lease=self.lease):
             self._start(mine)
         self._tell_late(now)
         return min(_LOOK, (min(self._next.values(), default=datetime.max) - now).total_seconds())
@@ -248,7 +253,7 @@ class Scheduler:
         loop = ensure_event_loop()  # the one that this thread's notebook will use
         try:
             logger.info("%s of %s: attempt %d", schedule.name, mine.due, mine.attempt)
-            state = perform(self.store, schedule, mine, self.work, self.clock, self.notify, leash)
+            state = perform(self.store, schedule, mine, self.work, self.clock, self.notify, leash, self.lease)
             logger.info("%s of %s: %s", schedule.name, mine.due, state or "taken over")
         finally:
             loop.close()

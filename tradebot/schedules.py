@@ -67,9 +67,8 @@ class Trigger(_Part):
         if self.cron is not None:
             return f"cron {self.cron}"
         event = f"every {said(self.every)}" if self.every is not None else str(self.event)
-        if self.offset == _ZERO:
-            return event
-        return f"{said(abs(self.offset))} {'before' if self.offset < _ZERO else 'after'} {event}"
+        sign = "-" if self.offset < _ZERO else "+"
+        return event if self.offset == _ZERO else f"{event} {sign} {said(abs(self.offset))}"
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "Trigger":

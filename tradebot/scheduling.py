@@ -141,7 +141,7 @@ def run_once(words: argparse.Namespace, config: "Config") -> int:
     for mine in claim(store, [schedule], new_holder(), utc_now()):
         print(f"{schedule.notebook} is running ...", file=sys.stderr)
         state = perform(
-            store, schedule, mine, _shown(notebook_work(config, store, _nobody)), utc_now, _nobody
+            store, schedule, mine, _shown(notebook_work(config, store, _nobody), config), utc_now, _nobody
         )
         failed += state != "succeeded"
     return 1 if failed else 0
@@ -151,13 +151,15 @@ def _nobody(*_: Any) -> None:
     "Tells nobody: who asked is there."
 
 
-def _shown(work: Callable) -> Callable:
+def _shown(work: Callable, config: "Config") -> Callable:
     def shown(*given: Any) -> tuple[str, str]:
         run_id, error = work(*given)
+        page = config.reports / f"{run_id}{'-failed' if error else ''}" / "notebook.html"
         print(
             f"{run_id} failed: {error}" if error else f"{run_id} succeeded",
             file=sys.stderr if error else sys.stdout,
         )
+        print(f"  {page}")
         return run_id, error
 
     return shown

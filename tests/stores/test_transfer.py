@@ -75,7 +75,7 @@ def filled(store: Store) -> Store:
         ledger.upsert("api_keys", pd.DataFrame([key]))
         device = {"endpoint": "https://fcm.googleapis.com/x", "p256dh": "B", "auth": "s", "created": MOMENT}
         ledger.upsert("subscriptions", pd.DataFrame([device]))
-        ledger.upsert("schedules", pd.DataFrame([{"name": "daily", "since": MOMENT}]))
+        ledger.upsert("schedules", pd.DataFrame([{"name": "daily", "timing": "close", "since": MOMENT}]))
         due = {
             "schedule": "daily",
             "due": MOMENT,
