@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,11 @@ from starlette.testclient import TestClient
 
 from tradebot.app import create_app
 from tradebot.config import Config
+from tradebot.dues import ask, claim, finish
 from tradebot.executor import utc_now
 from tradebot.keys import create_key
 from tradebot.pipeline import update_features, update_signals
+from tradebot.schedules import load_schedules
 from tradebot.signal_engine import get_strategy
 from tradebot.store import Store, open_store
 
@@ -193,6 +196,36 @@ def test_metrics_say_what_the_store_says(client: TestClient) -> None:
     assert 'tradebot_provider_errors_total{provider="yfinance"} 2.0' in text
     assert 'tradebot_requests_total{method="GET",route="/signals",status="200"}' in text
     assert "settings.secret" not in text
+
+
+def test_schedules_are_told_with_how_they_stand_and_so_are_wrong_files(tmp_path: Path) -> None:
+    with calling(tmp_path) as client:
+        assert client.get("/schedules").json() == []
+        (tmp_path / "schedules").mkdir()
+        path, notebook = tmp_path / "schedules" / "daily.toml", tmp_path / "idle.ipynb"
+        notebook.write_text('{"cells": []}')
+        path.write_text('notebook = "idle.ipynb"\ntrigger = { event = "close" }\nlate = "1h"\nretries = 0')
+        store, long_ago = client.app.state.service.store, datetime(2012, 6, 29, 20)
+        (schedule,) = load_schedules(client.app.state.service.config)
+        ask(store, schedule, long_ago, long_ago)
+        (mine,) = claim(store, [schedule], "us", long_ago)
+        finish(store, schedule, mine, "", "no data", long_ago)
+        (told,) = client.get("/schedules").json()
+        assert (told["name"], told["trigger"], told["state"], told["late"]) == (
+            "daily",
+            "close",
+            "parked",
+            True,
+        )
+        assert (told["due"], told["succeeded"]) == ("2012-06-29T20:00:00.000Z", None)
+        metrics = client.get("/metrics").text
+        assert 'tradebot_schedule_late{schedule="daily"} 1.0' in metrics
+        assert 'tradebot_schedule_parked{schedule="daily"} 1.0' in metrics
+        path.write_text('notebook = "idle.ipynb"\ntrigger = { event = "noon" }')
+        told = client.get("/schedules")
+        assert (told.status_code, told.json()["code"]) == (409, "refused")
+        assert "daily.toml:2: trigger.event" in told.json()["message"]
+        assert "tradebot_up 1.0" in client.get("/metrics").text
 
 
 def test_a_store_that_is_lost_is_told_and_not_guessed(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['logger', 'At', 'Asked', 'Limit', 'ManyBars', 'Id', 'Symbol', 'OfSymbol', 'Name', 'rest', 'told', 'files', 'health',
            'stream', 'Problem', 'problem', 'service_of', 'latest', 'signals', 'symbols', 'prices', 'indicators',
-           'account', 'positions', 'orders', 'performance', 'switch', 'flip', 'runs', 'notebook', 'reports', 'report',
-           'Browser', 'Key', 'push_key', 'push_subscribe', 'push_unsubscribe', 'service_worker', 'manifest', 'favicon',
-           'documentation', 'home', 'healthz', 'readyz', 'metrics', 'ws', 'create_app']
+           'account', 'positions', 'orders', 'performance', 'switch', 'flip', 'runs', 'schedules', 'notebook',
+           'reports', 'report', 'Browser', 'Key', 'push_key', 'push_subscribe', 'push_unsubscribe', 'service_worker',
+           'manifest', 'favicon', 'documentation', 'home', 'healthz', 'readyz', 'metrics', 'ws', 'create_app']
 
 # %% ../nbs/15_app.ipynb #ec215864
 import asyncio
@@ -50,6 +50,7 @@ from tradebot.service import (
     Position,
     Report,
     Runs,
+    Scheduled,
     Service,
     Signal,
     Signals,
@@ -242,6 +243,12 @@ def runs(
 ) -> Runs:
     """Runs of notebooks, the newest first; older ones with `before` = `next`."""
     return service.runs(before, limit)
+
+
+@rest.get("/schedules", tags=["runs"])
+def schedules(service: Asked) -> list[Scheduled]:
+    """What runs when, and how it went last."""
+    return service.schedules()
 
 
 _LEADS = {"description": "Where the page is."}

@@ -239,21 +239,17 @@ def _set(transaction: Transaction, schedule: Schedule, claim: Claim, error: str,
 
 # %% ../nbs/14a_dues.ipynb #26cc7607
 def ask(store: Store, schedule: Schedule, due: datetime, now: datetime) -> None:
-    """Have a due time run, with one attempt. Raises UserError while something older has not ended, or it is running."""
+    """Have a due time run, with all its attempts. Raises UserError while something older has not ended, or it is running."""
     with store.engine.transaction("ledger", write=True) as transaction:
         _since(transaction, schedule, now)
         _free(transaction, schedule, now)
         _refuse_busy(transaction, schedule, due)
         transaction.rows(
-            """UPDATE dues SET state = 'waiting', ready = $now, told = FALSE, error = NULL, updated = $now
+            """UPDATE dues SET state = 'waiting', attempt = 0, ready = $now, told = FALSE, error = NULL, updated = $now
             WHERE schedule = $name AND due = $due""",
             name=schedule.name, due=due, now=now,
         )  # fmt: skip
         _insert(transaction, schedule, [due], ["waiting"], now)
-        transaction.rows(
-            "UPDATE dues SET attempt = $attempt WHERE schedule = $name AND due = $due",
-            name=schedule.name, due=due, attempt=schedule.retries,
-        )  # fmt: skip
 
 
 def _refuse_busy(transaction: Transaction, schedule: Schedule, due: datetime) -> None:

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .config import UserError
 from .engine import StoreError
 from .executor import utc_now
 from .service import Service
@@ -49,8 +50,11 @@ class StoreCollector:
         found, up = [], True
         try:
             found = [*self._ledger(), *self._market()]
+            found += self._scheduled()
         except StoreError:
             up = False
+        except UserError:  # a wrong file; whoever runs the schedules is told of it
+            pass
         yield from found
         yield _gauge("tradebot_up", "Whether the store answers.", up)
         yield _gauge("tradebot_kill_switch", "1 while nothing is bought.", self._service.switch().on)
@@ -80,6 +84,26 @@ class StoreCollector:
             seconds.add_metric([notebook, status], (end - start).total_seconds())
             ended.add_metric([notebook, status], end.replace(tzinfo=UTC).timestamp())
         yield from (seconds, ended)
+
+    def _scheduled(self) -> Iterator[Metric]:
+        done = GaugeMetricFamily(
+            "tradebot_schedule_succeeded_seconds",
+            "When it was due last and succeeded, since 1970.",
+            labels=["schedule"],
+        )
+        states = {
+            name: GaugeMetricFamily(f"tradebot_schedule_{name}", words, labels=["schedule"])
+            for name, words in (
+                ("late", "1 while something due has not succeeded in time."),
+                ("parked", "1 while its newest due run is given up."),
+            )
+        }
+        for one in self._service.schedules():
+            if one.succeeded:
+                done.add_metric([one.name], one.succeeded.replace(tzinfo=UTC).timestamp())
+            states["late"].add_metric([one.name], one.late)
+            states["parked"].add_metric([one.name], one.state == "parked")
+        yield from (done, *states.values())
 
     def _market(self) -> Iterator[Metric]:
         with self._service.store.engine.transaction("market") as transaction:

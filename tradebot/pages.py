@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGES', 'Glance', 'look', 'Desk', 'Page', 'figures', 'account_heading', 'positions_table', 'alarms', 'Live', 'Chart',
-           'performance_figures', 'trips_table', 'PerformancePage', 'runs_table', 'Paged', 'Runs', 'Reports',
-           'orders_table', 'skipped_table', 'Orders', 'problem']
+           'performance_figures', 'trips_table', 'PerformancePage', 'runs_table', 'schedules_table', 'Paged', 'Runs',
+           'Reports', 'orders_table', 'skipped_table', 'Orders', 'problem']
 
 # %% ../nbs/16c_pages.ipynb #06e6e2f3
 import re
@@ -34,7 +34,18 @@ from tradebot.components import (
 )
 from .config import UserError
 from .page import DASH, Html, dollars, headline, heat_map, number, percent, quantity, table, text
-from .service import Account, NotFound, Order, Performance, Position, Run, Service, Signal, Switch
+from tradebot.service import (
+    Account,
+    NotFound,
+    Order,
+    Performance,
+    Position,
+    Run,
+    Scheduled,
+    Service,
+    Signal,
+    Switch,
+)
 from .sessions import exchange_calendar
 from .statistics import monthly_returns, performance, session_returns, trading
 
@@ -352,6 +363,30 @@ def runs_table(runs: Iterable[Run], show: Callable[[Any], Html]) -> str:
     ]
     return table("Runs", ["Notebook", "Status", "Started", "Took", "Pages", "Error"], rows)
 
+# %% ../nbs/16c_pages.ipynb #963aa9cf
+def schedules_table(schedules: Iterable[Scheduled], show: Callable[[Any], Html]) -> str:
+    """What runs when, and how it went last."""
+    kinds = {"succeeded": "good", "parked": "bad", "running": "now", "waiting": "now"}
+
+    def went(one: Scheduled) -> Html:
+        state = badge(one.state, kinds.get(one.state, "")) if one.state else Html(DASH)
+        if one.run:
+            state = Html(f'<a href="/runs/{text(one.run)}/notebook" target="_blank">{state}</a>')
+        return Html(f"{state} {badge('late', 'bad')}") if one.late else state
+
+    rows = [
+        [
+            one.name,
+            went(one),
+            one.trigger,
+            show(one.next) if one.enabled else badge("off"),
+            show(one.due),
+            Html(f'<span class="wrap muted">{text(one.error)}</span>'),
+        ]
+        for one in schedules
+    ]
+    return table("Schedules", ["Schedule", "State", "When", "Next", "Newest", "Error"], rows)
+
 # %% ../nbs/16c_pages.ipynb #8cdea98a
 class Paged(Page):
     """A page of rows that older ones can be added to."""
@@ -384,7 +419,7 @@ class Paged(Page):
 
 # %% ../nbs/16c_pages.ipynb #6f5ea3b7
 class Runs(Paged):
-    """Runs of notebooks, the newest first."""
+    """What runs when, and the runs of notebooks, the newest first."""
 
     def rows(self, after: Any) -> tuple[list[Run], str | None]:
         """A page of runs."""
@@ -399,7 +434,14 @@ class Runs(Paged):
 
     def view(self) -> Any:
         """What is shown."""
-        return self.paged()
+        return stack([card(pane(f"<h2>Schedules</h2>{self._schedules()}")), self.paged()])
+
+    def _schedules(self) -> str:
+        try:
+            found = self.desk.service.schedules()
+        except UserError as error:
+            return _empty(str(error))
+        return schedules_table(found, self.desk.clock) if found else _empty("Nothing is scheduled.")
 
 # %% ../nbs/16c_pages.ipynb #0e45d568
 class Reports(Page):

@@ -206,6 +206,9 @@ class Scheduler:
             except StoreError as error:
                 logger.error("the store does not answer, and is asked again: %s", error)
                 pause = _AGAIN
+            except Exception:  # whatever it is, what is due tomorrow is due tomorrow
+                logger.exception("a look at what is due failed, and is tried again")
+                pause = _AGAIN
             if not stop.is_set():
                 self._again.wait(max(pause, 0))
         self.stop()
@@ -279,6 +282,7 @@ class Standing(NamedTuple):
     run: str
     error: str
     succeeded: datetime | None  # the newest due time that did
+    late: bool  # something that was due longer ago than the schedule's `late` has not succeeded, nor anything since
 
 
 _NEWEST = """
@@ -294,19 +298,14 @@ def standings(store: Store, schedules: list[Schedule], now: datetime) -> list[St
     """Every schedule as it stands; of a due run in shards, the one that is worst off."""
     with store.engine.transaction("ledger") as transaction:
         newest = {name: row for name, *row in transaction.rows(_NEWEST)}
+        since = dict(transaction.rows("SELECT schedule, min(due) FROM dues GROUP BY schedule"))
     done, found = last_success(store), []
     for schedule in schedules:
-        due, state, attempt, run_id, error = newest.get(schedule.name, (None, "", 0, "", ""))
+        name, coming = schedule.name, next_due(schedule, now) if schedule.enabled else None
+        due, state, attempt, run_id, error = newest.get(name, (None, "", 0, "", ""))
+        owed = next_due(schedule, done[name]) if name in done else since.get(name)
+        late = schedule.enabled and owed is not None and now - owed > schedule.late
         found.append(
-            Standing(
-                schedule,
-                next_due(schedule, now) if schedule.enabled else None,
-                due,
-                state,
-                attempt,
-                run_id or "",
-                error or "",
-                done.get(schedule.name),
-            )
+            Standing(schedule, coming, due, state, attempt, run_id or "", error or "", done.get(name), late)
         )
     return found

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Label', 'Moment', 'bar_label', 'NotFound', 'Signal', 'Signals', 'Bar', 'Bars', 'Features', 'Indicators', 'Position',
-           'Switch', 'Account', 'Order', 'Orders', 'Run', 'Runs', 'Trip', 'Performance', 'Report', 'Service']
+           'Switch', 'Account', 'Order', 'Orders', 'Run', 'Runs', 'Scheduled', 'Trip', 'Performance', 'Report',
+           'Service']
 
 # %% ../nbs/15a_service.ipynb #b07150b8
 import json
@@ -25,6 +26,8 @@ from .kill_switch import read_switch, turn_off, turn_on
 from .ledger import account_result, read_record
 from .pipeline import configured_strategy
 from .results import Result
+from .scheduler import standings
+from .schedules import load_schedules
 from .statistics import buy_and_hold, round_trips
 from .store import Store
 from .universe import universe
@@ -204,6 +207,23 @@ class Runs(BaseModel):
 
     items: list[Run]
     next: str | None
+
+
+class Scheduled(BaseModel):
+    """A schedule as it stands: when it is due next, and its newest due run; null where there is none."""
+
+    name: str
+    notebook: str
+    trigger: str
+    enabled: bool
+    next: Moment | None
+    due: Moment | None
+    state: str
+    attempt: int
+    run: str
+    error: str
+    succeeded: Moment | None
+    late: bool
 
 
 class Trip(BaseModel):
@@ -457,6 +477,16 @@ class Service:
         )
         parameters = json.loads(parameters) if isinstance(parameters, str) else parameters
         return Run(parameters=parameters, pages=pages, **row)
+
+    def schedules(self, now: datetime | None = None) -> list[Scheduled]:
+        """Every schedule as it stands. Raises UserError if a file is wrong."""
+        found = []
+        for one in standings(self.store, load_schedules(self.config), now or utc_now()):
+            told = one.schedule
+            names = {"name": told.name, "notebook": told.notebook, "trigger": str(told.trigger)}
+            rest = {name: value for name, value in one._asdict().items() if name != "schedule"}
+            found.append(Scheduled(**names, enabled=told.enabled, **rest))
+        return found
 
     def notebook(self, run: str) -> str:
         """The address of the executed notebook of a run. Raises NotFound for a run that isn't recorded, or left none."""

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ def add_words(command: Callable[..., argparse.ArgumentParser], parser_class: typ
         "--host", help="the address to listen at; [serve] host by default, which is this machine alone"
     )
     words.add_argument("--port", type=int, help="[serve] port by default; 0 is any that is free")
+    words.add_argument(
+        "--schedule", action="store_true", help="run what is due, too, as `tradebot schedule run` does"
+    )
     keys = command("key", list_keys, "the server's keys: make, list, revoke", symbols=False)
     _key_words(keys.add_subparsers(metavar="ACTION", required=True, parser_class=parser_class))
 
@@ -124,6 +127,7 @@ def serve(words: argparse.Namespace, config: "Config") -> int:
         from tradebot.app import create_app
         from tradebot.config import setup_logging
         from tradebot.metrics import WithRequest
+        from tradebot.scheduling import running
 
         setup_logging(config)
         logging.getLogger().handlers[0].addFilter(WithRequest())
@@ -142,6 +146,7 @@ def serve(words: argparse.Namespace, config: "Config") -> int:
             file=sys.stderr,
             flush=True,
         )
-        with suppress(KeyboardInterrupt):  # uvicorn repeats the signal once it has shut down
+        scheduled = running(config, workers=1) if words.schedule else nullcontext()
+        with scheduled, suppress(KeyboardInterrupt):  # uvicorn repeats the signal once it has shut down
             server.run([own])
     return 0 if server.started else 1
