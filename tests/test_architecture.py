@@ -52,7 +52,7 @@ LAYERS = [
     },
     {"doctor", "schedules", "sending", "reconcile", "parity", "sweep", "ledger"},
     {"executor", "dues", "scheduler", "sweep_plots", "control", "walk", "cross_validation", "trials"},
-    {"replay", "recheck", "service", "components", "keys"},
+    {"replay", "recheck", "service", "workers", "components", "keys"},
     {"trading", "scheduling", "walk_plots", "luck", "feed", "metrics", "push", "pages", "guard"},
     {"report", "dashboard", "signin"},
     {"app"},
@@ -89,8 +89,9 @@ MADE_OF_HEAVY = {
     "components",
     "pages",
     "dashboard",
+    "workers",
 }  # loaded when a backtest or a server starts
-HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta")
+HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta", "celery")
 
 
 def imports(module: Path, *, top_level_only: bool = False) -> set[str]:

@@ -208,6 +208,7 @@ class Environment(_Section):
     tradebot_session_secret: SecretStr = SecretStr("")
     tradebot_oidc_secret: SecretStr = SecretStr("")
     tradebot_vapid_key: SecretStr = SecretStr("")
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     yfinance_backfill_chunk: Literal["1mo", "3mo", "6mo", "1y", "2y", "5y", "10y"] = "1y"
     polling_interval: float = Field(5.0, gt=0)
 
@@ -256,7 +257,7 @@ class Config(_Section):
         values = [known.alpaca_api_key, known.alpaca_api_secret, known.tradebot_webhook_url]
         values += [known.tradebot_session_secret, known.tradebot_oidc_secret, known.tradebot_vapid_key]
         found = [value.get_secret_value() for value in values]
-        for secret in (known.database_url, known.tradebot_smtp_url):
+        for secret in (known.database_url, known.tradebot_smtp_url, known.redis_url):
             url = urlsplit(secret.get_secret_value())
             for password in (url.password, *parse_qs(url.query).get("password", [])):
                 found += [password, unquote(password)] if password else []

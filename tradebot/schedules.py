@@ -88,7 +88,8 @@ class Schedule(_Part):
     and {due:%Y-%m-%d}. A run is ended after `timeout`; one that fails is tried `retries` times more, after `backoff`, twice that,
     and so on, and then parked. Of what was missed while nothing was up, `catch_up` runs the latest, all, or none. A due run that
     comes while an older one is not done is skipped, or waits (`overlap`). With `shards`, so many runs share out the
-    notebook's `symbols` (the configured universe if the file gives none). `notify` tells of these kinds of events; `late` is how
+    notebook's `symbols` (the configured universe if the file gives none). `queue` says which workers run it, where there are
+    workers. `notify` tells of these kinds of events; `late` is how
     long after it was due a run should have succeeded. One that is not `enabled` runs only when it is asked for.
     """
 
@@ -104,6 +105,7 @@ class Schedule(_Part):
     catch_up: Literal["latest", "all", "none"] = "latest"
     overlap: Literal["skip", "wait"] = "skip"
     shards: int = Field(1, ge=1, le=1000)
+    queue: str = Field("tradebot", pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$")
     output: str = "{schedule}"
     notify: tuple[Literal["failed-run", "parked", "late"], ...] = ("parked", "late")
     late: Duration = pd.Timedelta("2h")
