@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tradebot import data_fetch
 from tradebot.config import Config, UserError, load_config
 from tradebot.data_fetch import fetch, fetch_daily, fetch_universe, plan_pages
 from tradebot.prices import actions_frame
@@ -129,6 +130,23 @@ def test_a_page_that_fails_keeps_the_pages_before_it(store: Store) -> None:
     fetch(store, resumed, ["IBM"], FIRST, LAST)
     assert resumed.asked[0][1] > pd.Timestamp("2004-12-15")
     assert len(store.bars()) == 3270
+
+
+def test_an_interrupt_while_pages_are_written_loses_none_of_them(store: Store, monkeypatch) -> None:
+    write, calls = store.write_fetched, []
+
+    def interrupted(*frames: pd.DataFrame) -> None:
+        calls.append(len(frames[0]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(*frames)
+
+    monkeypatch.setattr(store, "write_fetched", interrupted)
+    monkeypatch.setattr(data_fetch, "GATHER_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(store, SampleProvider(), ["IBM"], FIRST, pd.Timestamp("2004-12-31"), months=12)
+    assert store.bars().index[-1][1] == pd.Timestamp("2001-12-31"), "two pages were fetched"
+    assert len(calls) == 3
 
 
 def test_a_revision_is_reported_and_not_written(store: Store) -> None:

@@ -378,6 +378,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tradebot/data_fetch.py'),
                                      'tradebot.data_fetch._Gathered.__init__': ( 'data_fetch.html#_gathered.__init__',
                                                                                  'tradebot/data_fetch.py'),
+                                     'tradebot.data_fetch._Gathered._write': ('data_fetch.html#_gathered._write', 'tradebot/data_fetch.py'),
                                      'tradebot.data_fetch._Gathered.add': ('data_fetch.html#_gathered.add', 'tradebot/data_fetch.py'),
                                      'tradebot.data_fetch._Gathered.flush': ('data_fetch.html#_gathered.flush', 'tradebot/data_fetch.py'),
                                      'tradebot.data_fetch._Source': ('data_fetch.html#_source', 'tradebot/data_fetch.py'),

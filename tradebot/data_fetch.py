@@ -190,9 +190,12 @@ class _Gathered:
             self.flush()
 
     def flush(self) -> None:
-        pages, self._pages, self._since = self._pages, [], time.monotonic()
-        if not pages:
-            return
+        if self._pages:
+            self._write(self._pages)
+        # Only now: pages whose writing was interrupted are still there when leaving writes them again.
+        self._pages, self._since = [], time.monotonic()
+
+    def _write(self, pages: list[_Checked]) -> None:
         labelled = [page.bars.assign(symbol=page.coverage["symbol"]) for page in pages]
         coverage = pd.DataFrame([page.coverage for page in pages]).drop_duplicates("symbol", keep="last")
         issues = _stacked(page.issues for page in pages).drop_duplicates(
