@@ -46,6 +46,7 @@ LAYERS = [
         "simulate",
         "runs",
         "transfer",
+        "backup",
         "kill_switch",
         "book",
         "paper_broker",

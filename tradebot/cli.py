@@ -7,6 +7,7 @@ __all__ = ['build_parser', 'main']
 
 # %% ../nbs/17_cli.ipynb #8ab3d0e2
 import argparse
+import contextlib
 import math
 import signal
 import sys
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from . import scheduling, serving, trading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import pandas as pd
 
     from tradebot.config import Config
@@ -181,6 +184,10 @@ def _database_words(database: argparse.ArgumentParser) -> None:
     copy.add_argument(
         "target", metavar="TO", help="the same; a password may come from PGPASSWORD or ~/.pgpass"
     )
+    saved = action("backup", _backup, "write everything, as it is at one moment, into a new folder")
+    saved.add_argument("folder", nargs="?", type=Path, help="backups/NOW by default")
+    brought = action("restore", _restore, "bring a backup into a store that is new")
+    brought.add_argument("folder", type=Path, help="what `tradebot db backup` wrote")
 
 
 def _fetch_words(fetch: argparse.ArgumentParser) -> None:
@@ -418,8 +425,6 @@ def _status(words: argparse.Namespace, config: "Config") -> int:
 
 
 def _copy(words: argparse.Namespace, config: "Config") -> int:
-    from tqdm import tqdm
-
     from tradebot.config import UserError
     from tradebot.store import Store, connect
     from tradebot.transfer import copy_store
@@ -434,6 +439,18 @@ def _copy(words: argparse.Namespace, config: "Config") -> int:
             f"{source.engine.name} holds no tables of this version; `tradebot db upgrade` brings them up to date"
         )
     target.engine.upgrade()
+    with _rows_progress() as progress:
+        result = copy_store(source, target, progress)
+    _show(result)
+    print(f"{target.engine.name} now holds what {source.engine.name} does")
+    return 0
+
+
+@contextlib.contextmanager
+def _rows_progress() -> "Iterator[Callable[[str, int], None]]":
+    "A bar over rows on a terminal, a line a piece elsewhere."
+    from tqdm import tqdm
+
     with tqdm(unit="row", unit_scale=True, leave=False, disable=None) as bar:
 
         def progress(table: str, rows: int) -> None:
@@ -442,9 +459,30 @@ def _copy(words: argparse.Namespace, config: "Config") -> int:
             if bar.disable:
                 print(f"{table}: {rows} rows ...", file=sys.stderr)
 
-        result = copy_store(source, target, progress)
-    _show(result)
-    print(f"{target.engine.name} now holds what {source.engine.name} does")
+        yield progress
+
+
+def _backup(words: argparse.Namespace, config: "Config") -> int:
+    from tradebot.backup import backup
+    from tradebot.store import Store, connect
+
+    store, now = Store(connect(config.database_url)), _now()
+    folder = words.folder or config.home / "backups" / f"{now:%Y%m%dT%H%M%S}"
+    with _rows_progress() as progress:
+        rows = backup(store, folder, now, progress)
+    _show(rows[rows > 0].to_frame())
+    print(f"{store.engine.name} is in {folder}")
+    return 0
+
+
+def _restore(words: argparse.Namespace, config: "Config") -> int:
+    from tradebot.backup import restore
+
+    store = _opened(config)
+    with _rows_progress() as progress:
+        result = restore(words.folder, store, progress)
+    _show(result[result["rows"] > 0])
+    print(f"{store.engine.name} holds what {words.folder} does")
     return 0
 
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -213,6 +214,18 @@ class DuckEngine:
     def arrange(self) -> list[str]:
         """Nothing: a file has no extensions to use."""
         return []
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files, as they are at one moment, into an existing folder; whoever writes waits that long."""
+        with contextlib.ExitStack() as locks:
+            for area in get_args(Area):
+                if not self.path(area).exists():
+                    raise StoreError(f"{self.path(area)} does not exist; `tradebot db init` creates it")
+                locks.enter_context(FairLock(self.path(area), self._patience).held(write=False))
+            for area in get_args(Area):
+                for path in self.folder.glob(f"{area}.duckdb*"):
+                    if path.suffix in (".duckdb", ".wal"):  # a process that was killed leaves the latter
+                        shutil.copyfile(path, folder / path.name)
 
     def about(self) -> str:
         """The version of DuckDB."""

@@ -76,19 +76,24 @@ def _canonical(text: str) -> str:
 
 # %% ../nbs/02d_transfer.ipynb #955d797d
 def copy_store(
-    source: Store, target: Store, progress: Callable[[str, int], None] = lambda table, rows: None
+    source: Store,
+    target: Store,
+    progress: Callable[[str, int], None] = lambda table, rows: None,
+    *,
+    replace_rows: bool = True,
 ) -> pd.DataFrame:
     """Copy every table of `source` into `target`; index table, columns rows, copied, checksum.
 
     Safe to run again, and to go on after an interruption. `progress` hears how many rows of a table are done with. Raises
-    StoreError if `target` holds what `source` lacks, or if the two are not alike in the end.
+    StoreError if `target` holds what `source` lacks, or holds it otherwise unless `replace_rows`, or if the two are not alike
+    in the end.
     """
     done = []
     for table in map(_whole, TABLES.values()):
         rows, copied, sums = 0, 0, hashlib.sha256()
         for symbols in _pieces(source, table):
             ours = _read(source, table, symbols)
-            copied += _copy_piece(table, ours, target, symbols)
+            copied += _copy_piece(table, ours, target, symbols, replace_rows)
             rows += len(ours)
             sums.update(checksum(table, ours).encode())
             progress(table.name, len(ours))
@@ -99,17 +104,14 @@ def copy_store(
     return pd.DataFrame(done, columns=["table", "rows", "copied", "checksum"]).set_index("table")
 
 
-def _copy_piece(table: Table, ours: pd.DataFrame, target: Store, symbols: list[str] | None) -> int:
+def _copy_piece(
+    table: Table, ours: pd.DataFrame, target: Store, symbols: list[str] | None, replace_rows: bool
+) -> int:
     "Bring a piece into the target and verify it there; how many rows had to be written."
     wanted, theirs = checksum(table, ours), _read(target, table, symbols)
     if checksum(table, theirs) == wanted:
         return 0
-    key = list(table.key)
-    strange = len(theirs.merge(ours[key], on=key, how="left", indicator=True).query("_merge == 'left_only'"))
-    if strange:
-        raise StoreError(
-            f"{target.engine.name} holds {strange} rows of {table.name} that the other store lacks"
-        )
+    _check_held(table, ours, theirs, target.engine.name, replace_rows)
     try:
         with target.engine.transaction(table.area, write=True) as transaction:
             written = transaction.upsert(table, ours)
@@ -122,6 +124,18 @@ def _copy_piece(table: Table, ours: pd.DataFrame, target: Store, symbols: list[s
             f"{table.name} is not alike in {target.engine.name} after it was copied; run it again"
         )
     return written.inserted + written.updated
+
+
+def _check_held(
+    table: Table, ours: pd.DataFrame, theirs: pd.DataFrame, name: str, replace_rows: bool
+) -> None:
+    "Raises StoreError if the target's rows may not stay as they are, or may not be replaced."
+    keys = pd.MultiIndex.from_frame(ours[list(table.key)])
+    held = keys.isin(pd.MultiIndex.from_frame(theirs[list(table.key)]))
+    if strange := len(theirs) - int(held.sum()):
+        raise StoreError(f"{name} holds {strange} rows of {table.name} that the other store lacks")
+    if not replace_rows and checksum(table, ours[held]) != checksum(table, theirs):
+        raise StoreError(f"{name} already holds rows of {table.name}, and they differ")
 
 
 def _check_count(table: Table, rows: int, source: Store, target: Store) -> None:
