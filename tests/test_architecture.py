@@ -47,6 +47,7 @@ LAYERS = [
         "runs",
         "transfer",
         "backup",
+        "frozen",
         "kill_switch",
         "book",
         "paper_broker",

@@ -128,10 +128,9 @@ def test_no_secret_reaches_what_is_published(
     )
     done = run(notebook(tmp_path, leak), {}, config, store)
     assert not done.succeeded
-    for path in done.folder.iterdir():
-        text = path.read_text()
-        assert "quoted" not in text
-        assert "***" in text
+    for path in filter(Path.is_file, done.folder.rglob("*")):
+        assert b"quoted" not in path.read_bytes(), path
+    assert all("***" in (done.folder / name).read_text() for name in ("notebook.ipynb", "notebook.html"))
     assert "quoted" not in f"{done.error} {store.runs()['error'].tolist()}"
 
 

@@ -26,6 +26,7 @@ from secrets import token_hex
 from typing import Any
 
 from .config import Config, UserError
+from .frozen import forget_old, freeze
 from .notify import Notify, notifying
 from .prices import fingerprint
 from .store import Store
@@ -206,9 +207,9 @@ def _hide(text: str, secrets: list[str]) -> str:
 
 
 def _redact(folder: Path, secrets: list[str]) -> None:
-    "Replace secrets in the folder's text files."
-    for path in folder.iterdir():
-        if secrets and path.suffix in (".ipynb", ".html", ".json", ".csv", ".txt"):
+    "Replace secrets in the text files of a folder and those below."
+    for path in folder.rglob("*"):
+        if secrets and path.suffix in (".ipynb", ".html", ".json", ".csv", ".txt", ".ini", ".env"):
             original = path.read_text(encoding="utf-8")
             if (text := _hide(original, secrets)) != original:
                 path.write_text(text, encoding="utf-8")
@@ -364,10 +365,15 @@ def run(
         error = "interrupted"
         try:
             error = _hide(_execute(notebook, parameters, folder, config.home, leash), config.secrets)
+            if error and not (
+                leash and leash.why
+            ):  # a run that was ended is not one that its inputs made fail
+                freeze(folder, config, store, _utc_now())
         finally:
             done = _publish(folder, config, run_id, error)
             _finish(store, record, _utc_now(), done.error, done.folder.name)
             if done.error:
+                forget_old(config.reports)
                 tell("failed-run", f"{notebook.name} failed: {done.error}", {"run": run_id})
     return done
 
