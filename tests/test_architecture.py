@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
-    {"db_models", "prices", "sessions", "kernels", "risk", "splits", "broker", "notify"},
+    {"db_models", "prices", "sessions", "kernels", "kernel_pool", "risk", "splits", "broker", "notify"},
     {
         "decisions",
         "alpaca",

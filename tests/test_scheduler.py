@@ -22,7 +22,7 @@ from servers.postgres import PostgresServer
 
 from tradebot.config import Config, UserError
 from tradebot.dues import Claim, dues_frame
-from tradebot.runs import Leash
+from tradebot.kernel_pool import Leash
 from tradebot.scheduler import Scheduler, notebook_work, standings
 from tradebot.schedules import Schedule, next_due
 from tradebot.store import Store, open_store

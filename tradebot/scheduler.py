@@ -26,8 +26,9 @@ from tradebot.dues import (
     notice,
 )
 from .engine import StoreError
+from .kernel_pool import KernelPool, Leash
 from .notify import Notify
-from .runs import Leash, run
+from .runs import run
 from .schedules import Schedule, filled, load_schedules, next_due, said
 from .store import Store
 
@@ -39,8 +40,11 @@ _STOPPED = "the scheduler was stopped"
 _AGAIN = 5.0  # seconds until a store that didn't answer is asked again
 
 
-def notebook_work(config: Config, store: Store, notify: Notify) -> Work:
-    """The work of a schedule: its notebook, with its parameters of that moment. `notify` is told what the schedule wants told."""
+def notebook_work(config: Config, store: Store, notify: Notify, pool: KernelPool | None = None) -> Work:
+    """The work of a schedule: its notebook, with its parameters of that moment. `notify` is told what the schedule wants told.
+
+    A pool has the next kernel ready before the next run is due.
+    """
 
     def work(schedule: Schedule, claim: Claim, leash: Leash) -> tuple[str, str]:
         parameters, label = filled(schedule, claim.due, claim.shard)
@@ -52,7 +56,10 @@ def notebook_work(config: Config, store: Store, notify: Notify) -> Work:
             label=label,
             leash=leash,
             notify=telling(schedule, notify),
+            pool=pool,
         )
+        if pool is not None:
+            pool.warm()
         return done.id, done.error
 
     return work

@@ -185,14 +185,19 @@ def _shown(work: Callable, config: "Config") -> Callable:
 @contextmanager
 def running(config: "Config", workers: int) -> "Iterator[Scheduler]":
     """A scheduler at work for the length of the block. Raises UserError if a file is wrong, or there is none."""
+    from contextlib import closing
+
     from tradebot.executor import utc_now
+    from tradebot.kernel_pool import KernelPool
     from tradebot.notify import notifying
     from tradebot.scheduler import Scheduler, notebook_work
 
     _schedules(config)
     store, stop = _opened(config), threading.Event()
-    with notifying(config) as notify:
-        scheduler = Scheduler(config, store, notebook_work(config, store, notify), utc_now, notify, workers)
+    with notifying(config) as notify, closing(KernelPool(config.home)) as pool:
+        pool.warm()
+        work = notebook_work(config, store, notify, pool)
+        scheduler = Scheduler(config, store, work, utc_now, notify, workers)
         thread = threading.Thread(target=scheduler.run, args=(stop,))
         thread.start()
         try:

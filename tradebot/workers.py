@@ -19,6 +19,7 @@ from kombu.exceptions import OperationalError
 from .config import Config, UserError
 from .dues import Ready, claim, find_ready, new_holder
 from .executor import utc_now
+from .kernel_pool import KernelPool
 from .notify import Notify, notifying
 from .scheduler import Lookout, notebook_work, perform
 from .schedules import load_schedules
@@ -79,10 +80,13 @@ def celery_app(config: Config) -> celery.Celery:
         broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10},
     )
     celery.signals.setup_logging.connect(_keep_our_logging, weak=False)
+    pool = KernelPool(config.home)  # each process that is forked from this one warms a kernel of its own
+    celery.signals.worker_process_init.connect(lambda **_: pool.warm(), weak=False)
+    celery.signals.worker_process_shutdown.connect(lambda **_: pool.close(), weak=False)
 
     @app.task(name="tradebot.run")
     def run(schedule: str) -> None:
-        run_ready(config, schedule)
+        run_ready(config, schedule, pool)
 
     return app
 
@@ -91,12 +95,12 @@ def _keep_our_logging(**_: Any) -> None:
     "Celery sets up no logging where somebody listens to this signal."
 
 
-def run_ready(config: Config, name: str) -> None:
+def run_ready(config: Config, name: str, pool: KernelPool) -> None:
     """Run what the schedule of a name has waiting, until nothing is left that nobody has."""
     store, holder = open_store(config.database_url), new_holder()
     schedules = [schedule for schedule in load_schedules(config) if schedule.name == name]
     with notifying(config) as notify:
-        work = notebook_work(config, store, notify)
+        work = notebook_work(config, store, notify, pool)
         while taken := claim(store, schedules, holder, utc_now(), limit=1):
             logger.info("%s of %s: attempt %d", name, taken[0].due, taken[0].attempt)
             state = perform(store, schedules[0], taken[0], work, utc_now, notify)

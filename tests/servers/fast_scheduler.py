@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tradebot.config import Config
 from tradebot.dues import Claim
-from tradebot.runs import Leash
+from tradebot.kernel_pool import Leash
 from tradebot.scheduler import Scheduler
 from tradebot.schedules import Schedule
 from tradebot.store import open_store
