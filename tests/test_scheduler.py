@@ -1,8 +1,10 @@
 """The scheduler: weeks on a driven clock, real notebooks, real kills, a store that goes away; each due time once."""
 
+import contextlib
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -306,6 +308,45 @@ def test_stopped_in_the_middle_of_a_notebook_it_gives_it_back(tmp_path: Path, ho
     frame = dues_frame(desk.store).query("state == 'waiting'")
     assert frame["attempt"].tolist() == [0]
     assert desk.store.runs()["error"][0] == "the scheduler was stopped"
+
+
+@pytest.mark.parametrize("where", ["home", "home/reports"])
+def test_a_disk_that_is_full_and_then_is_not(
+    tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Store and pages on one disk, or the pages on one of their own: what is due is run as soon as there is room."""
+    disk, home = tmp_path / where, tmp_path / "home"
+    disk.mkdir(parents=True)
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True
+    ).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        desk = Desk(home, open_store(f"duckdb:///{home}/data"))
+        desk.file("close", 'trigger = { event = "close" }\nbackoff = "1min"\nretries = 5')
+        scheduler = desk.earnest()
+        scheduler.try_look()
+        with contextlib.suppress(OSError), open(disk / "ballast", "wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        desk.now = at("2024-11-25T21:00")
+        for _ in range(3):
+            scheduler.try_look()
+            scheduler.settle()
+            desk.now += timedelta(minutes=2)
+        assert "succeeded" not in desk.states()
+        errors = "".join(str(error) for error in dues_frame(desk.store)["error"]) + caplog.text
+        assert re.search("No space left|disk is full", errors), errors
+        (disk / "ballast").unlink()
+        for _ in range(6):
+            scheduler.try_look()
+            scheduler.settle()
+            desk.now += timedelta(minutes=20)
+        assert desk.states() == {"succeeded": 1}
+        (done,) = desk.store.runs().query("status == 'succeeded'").to_dict("records")
+        assert (desk.config.reports / done["output"] / "notebook.html").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 # Real kills
