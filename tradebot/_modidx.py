@@ -1122,6 +1122,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'tradebot.postgres_engine.public_name': ( 'postgres_engine.html#public_name',
                                                                                     'tradebot/postgres_engine.py')},
             'tradebot.prices': { 'tradebot.prices._factors': ('prices.html#_factors', 'tradebot/prices.py'),
+                                 'tradebot.prices._labels': ('prices.html#_labels', 'tradebot/prices.py'),
+                                 'tradebot.prices._plain': ('prices.html#_plain', 'tradebot/prices.py'),
                                  'tradebot.prices.actions_frame': ('prices.html#actions_frame', 'tradebot/prices.py'),
                                  'tradebot.prices.adjust': ('prices.html#adjust', 'tradebot/prices.py'),
                                  'tradebot.prices.adjustment_factors': ('prices.html#adjustment_factors', 'tradebot/prices.py'),

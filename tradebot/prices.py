@@ -91,11 +91,25 @@ def fingerprint(*frames: pd.DataFrame) -> str:
     """Sixteen hex digits that change with any label or value of the frames, and are the same on every machine."""
     digest = hashlib.sha256()
     for frame in frames:
-        flat = frame.reset_index() if frame.index.names != [None] else frame
-        for name in flat.columns:
-            column = flat[name]
-            if column.dtype == object or isinstance(column.dtype, pd.CategoricalDtype):
-                column = pd.util.hash_pandas_object(column.astype(str), index=False)
+        labels = {} if frame.index.names == [None] else _labels(frame.index)
+        for name, values in (labels | {name: _plain(frame[name]) for name in frame.columns}).items():
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+            digest.update(np.ascontiguousarray(values))
     return digest.hexdigest()[:16]
+
+
+def _labels(index: pd.Index) -> dict[str, np.ndarray]:
+    "Plain values of each level; a label that stands in thousands of rows is looked at once."
+    if not isinstance(index, pd.MultiIndex):
+        return {index.name: _plain(index.to_series())}
+    return {
+        name: _plain(level.to_series())[codes]
+        for name, level, codes in zip(index.names, index.levels, index.codes, strict=True)
+    }
+
+
+def _plain(column: pd.Series) -> np.ndarray:
+    "Numbers as they are, text as hashes."
+    if column.dtype == object or isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.util.hash_pandas_object(column.astype(str), index=False).to_numpy()
+    return column.to_numpy()

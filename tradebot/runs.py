@@ -320,12 +320,15 @@ def _record(
     run_id = f"{started:%Y%m%dT%H%M%S}-{label}-{token_hex(2)}"
     if "run" in parameters:
         parameters = parameters | {"run": run_id}
+    symbols = (
+        parameters.get("symbols") or None
+    )  # a notebook without it, or that leaves it empty, may read all
     return {
         "id": run_id,
         "notebook": notebook.name,
         "git_revision": git_revision(config.home),
         "parameters": _recorded(parameters, config),
-        "fingerprint": fingerprint(store.bars(), store.actions()),
+        "fingerprint": fingerprint(store.bars(symbols), store.actions(symbols)),
         "started": started,
         "ended": None,
         "status": "running",
