@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from markets import markets, rules
+from markets import DAYS, frames, markets, rules, signals_frame
 
 from tradebot import replay as module
 from tradebot.config import Config, Environment, Risk, UserError
 from tradebot.kill_switch import turn_on
 from tradebot.parity import differences, engines
 from tradebot.pipeline import configured_strategy
+from tradebot.prices import actions_frame
 from tradebot.replay import replay
 from tradebot.results import cash_proof
 from tradebot.signal_engine import get_strategy
@@ -47,20 +48,44 @@ def test_two_real_years_are_what_both_engines_say(sample, start, end, risk) -> N
         assert found.empty, found.to_string()
 
 
+@pytest.mark.timeout(900)  # a failure is made small first, and each try is a replay
 @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 @given(markets(), rules.filter(lambda one: not one.commission), st.integers(10, 3000))
 def test_any_rules_on_any_market(made, risk, capital) -> None:
     "Gaps, halts, days without volume, splits both ways, late listings."
     bars, actions, signals, days = made
-    risk = risk.model_copy(update={"capital": float(capital)})
+    found = replayed_otherwise(
+        bars, actions, signals, risk.model_copy(update={"capital": float(capital)}), days
+    )
+    assert found.empty, found.to_string()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "limit", "status"),
+    [(1.5, 4.02, "filled"), (0.5, 12.06, "expired"), (3.0, 2.01, "filled")],
+    ids=["one share for one", "none for one", "three for one"],
+)
+def test_one_share_that_waits_over_a_split(ratio, limit, status) -> None:
+    "It has the limit that the split makes of it, also where the split doesn't change how many shares it is for."
+    price = 6 / ratio
+    bars = frames({"A": [(6, 6, 6, 6), (price, price, price, price), (price, price, price, price)]})
+    actions = actions_frame([("A", DAYS[1], "split", ratio)])
+    signals = signals_frame([("A", 0, "buy")])
+    expected = simulate(universe(bars, actions), signals, capital=10.0, rules=Risk())
+    assert list(expected.orders[["limit", "status"]].iloc[0]) == [limit, status]
+    found = replayed_otherwise(bars, actions, signals, Risk(capital=10), DAYS[:3])
+    assert found.empty, found.to_string()
+
+
+def replayed_otherwise(bars, actions, signals, risk: Risk, days) -> pd.DataFrame:
+    "What a replay of these signals makes otherwise than the compiled engine."
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "update_signals", lambda store, strategy: tell(store, strategy.label, signals))
         patch.setattr(module, "update_features", lambda store, features: None)
         replayed = replay(bars, actions, Config(home=Path("nowhere"), risk=risk), days[0], days[-1])
     span = {"start": days[0], "end": days[-1]}
     arrays = universe(bars, actions, **span)
-    found = differences(replayed, simulate(arrays, signals, capital=float(capital), rules=risk, **span))
-    assert found.empty, found.to_string()
+    return differences(replayed, simulate(arrays, signals, capital=float(risk.capital), rules=risk, **span))
 
 
 def tell(store, label: str, signals: pd.DataFrame) -> None:

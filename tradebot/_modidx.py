@@ -1310,6 +1310,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'tradebot.reconcile.Reconciler.accept': ('reconcile.html#reconciler.accept', 'tradebot/reconcile.py'),
                                     'tradebot.reconcile.Reconciler.look': ('reconcile.html#reconciler.look', 'tradebot/reconcile.py'),
                                     'tradebot.reconcile.Seen': ('reconcile.html#seen', 'tradebot/reconcile.py'),
+                                    'tradebot.reconcile._takes_less': ('reconcile.html#_takes_less', 'tradebot/reconcile.py'),
+                                    'tradebot.reconcile._terms': ('reconcile.html#_terms', 'tradebot/reconcile.py'),
                                     'tradebot.reconcile._worst': ('reconcile.html#_worst', 'tradebot/reconcile.py'),
                                     'tradebot.reconcile.difference': ('reconcile.html#difference', 'tradebot/reconcile.py')},
             'tradebot.replay': { 'tradebot.replay._Evening': ('replay.html#_evening', 'tradebot/replay.py'),

@@ -607,13 +607,16 @@ class Book:
             transaction.rows("UPDATE orders SET reserved = 0 WHERE id = $id", id=order.id)
 
     def rescale(self, order: Order, quantity: Decimal, limit: Decimal | None) -> None:
-        """The broker has scaled an open order over a split: reserve for what it is now."""
+        """The broker has scaled an open order over a split: reserve for what it is now.
+
+        Where a reverse split leaves nothing of it, it reserves nothing, and the quantity stays what was ordered.
+        """
         with self._write() as transaction:
             self._lock(transaction)
             current = _order(transaction, order.id)
             if current.status in OVER:
                 return
-            left = quantity - current.filled
+            left = max(quantity - current.filled, Decimal(0))
             wanted = left if current.side == "sell" else left * limit if limit else current.reserved
             _release(transaction, current, current.reserved)
             _reserve(transaction, self.account, current.side, current.symbol, wanted)
@@ -621,7 +624,7 @@ class Book:
                 "UPDATE orders SET quantity = $quantity, limit_price = $limit, reserved = $reserved, updated = $wall "
                 "WHERE id = $id",
                 id=order.id,
-                quantity=quantity,
+                quantity=quantity or current.quantity,
                 limit=limit,
                 reserved=wanted,
                 wall=self._wall(),

@@ -13,7 +13,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from .book import OVER, WORKING, Book, Order
-from .broker import FINAL, PREFIX, Account, Activity, Broker, BrokerOrder, Holding
+from .broker import FINAL, PREFIX, Account, Activity, Broker, BrokerOrder, Holding, differs
+from .risk import scale_order
 from .sessions import close_after
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class Reconciler:
             if found is None:
                 logger.error("%s: the broker no longer knows it", order.client_order_id)
                 continue
-            if found.quantity not in (0, order.quantity):  # a reverse split may leave nothing of it
+            if differs(order.new_order, found):
                 self._rescale(order, found.id)
             status = FINAL.get(found.status)
             # Until every share that the broker says was filled is in our books, its lines are still to come.
@@ -188,20 +189,22 @@ class Reconciler:
                 self._book.adjust(f"adjustment {stamp} {symbol}", now, symbol, change, Decimal(0), note)
 
     def _rescale(self, order: Order, broker_order_id: str) -> bool:
-        "A waiting order changes its quantity over a split, and by nothing else that we would do; whether it is that."
+        "A waiting order changes over a split, and by nothing else that we would do; whether it is that, or none."
         # Another worker may have booked or scaled it by now, so both are read again: ours first, which follows theirs.
         order = self._book.by_client_id(order.client_order_id) or order
         found = self._broker.order(broker_order_id)
-        if found.quantity in (0, order.quantity):
+        if not differs(order.new_order, found):
             return True
-        known = any(order.quantity * ratio // 1 == found.quantity for ratio in self._splits(order.symbol))
-        if known:
+        harmless = _takes_less(order, found) or any(
+            scale_order(int(order.quantity), None, ratio)[0] == found.quantity
+            for ratio in self._splits(order.symbol)
+        )
+        if harmless:
             self._book.rescale(order, found.quantity, found.limit)
         else:
-            self._book.halt(
-                f"{order.symbol}: order {order.client_order_id} is {found.quantity} shares there, {order.quantity} here"
-            )
-        return known
+            there, here = _terms(found.quantity, found.limit), _terms(order.quantity, order.limit_price)
+            self._book.halt(f"{order.symbol}: order {order.client_order_id} is {there} there, {here} here")
+        return harmless
 
     def _follow_splits(self, holdings: dict[str, Holding], now: datetime) -> None:
         "Enter a split that we know of and that the statement doesn't tell."
@@ -211,6 +214,16 @@ class Reconciler:
                 entry = f"split {symbol} {now:%Y-%m-%d}"
                 note = "the broker's shares after a known split"
                 self._book.adjust(entry, now, symbol, theirs - ours, Decimal(0), note)
+
+
+def _terms(shares: Decimal, limit: Decimal | None) -> str:
+    return f"{shares.normalize():f} shares" + ("" if limit is None else f" at {limit.normalize():f}")
+
+
+def _takes_less(order: Order, found: BrokerOrder) -> bool:
+    "Whether nothing is left of an order at the broker, or as many shares are for fewer dollars: no split has to explain that."
+    cheaper = None not in (found.limit, order.limit_price) and found.limit < order.limit_price
+    return not found.quantity or (found.quantity == order.quantity and cheaper)
 
 
 def _worst(found: BrokerOrder, broker: Broker, left: Decimal) -> Decimal:

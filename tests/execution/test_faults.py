@@ -636,6 +636,42 @@ def test_a_split_multiplies_what_is_held(world: World, workers, row, told) -> No
         transaction.rows("DELETE FROM corporate_actions")
 
 
+@WORKERS
+@pytest.mark.parametrize(
+    ("row", "ratio", "limit", "status"),
+    [("O8", 1.5, 4020, "ACKED"), ("O8", 2.0, 3015, "ACKED"), ("O8", 0.5, 12060, "CANCELED")],
+)
+def test_a_split_scales_an_order_that_waits(world: World, workers, row, ratio, limit, status) -> None:
+    "Of one share: its limit changes, whether or not the split makes it another number of shares."
+    from tradebot.prices import actions_frame
+
+    world.broker.ask("POST", "/settings", {"fills": "manual"})
+    name = world.signal("buy", price=6000)
+    world.run(workers)
+    assert (world.order(name).quantity, world.order(name).limit_price) == (1, 6030)
+    world.store.write_actions(actions_frame([("A", "2013-02-28", "split", ratio)]))
+    world.broker.ask("POST", "/splits", {"symbol": "A", "ratio": ratio})
+    world.settle(workers)
+    order = world.order(name)
+    assert (order.quantity, order.limit_price, order.status) == (max(ratio // 1, 1), limit, status)
+    assert order.reserved == (order.quantity * limit if status == "ACKED" else 0)
+    with world.store.engine.transaction("market", write=True) as transaction:
+        transaction.rows("DELETE FROM corporate_actions")
+
+
+@WORKERS
+@pytest.mark.parametrize("row", ["O8"])
+def test_an_order_that_no_known_split_made_so_halts(world: World, workers, row) -> None:
+    world.broker.ask("POST", "/settings", {"fills": "manual"})
+    name = world.signal("buy")
+    world.run(workers)
+    world.broker.ask("POST", "/splits", {"symbol": "A", "ratio": 2})
+    world.run(workers)
+    ((halted,),) = world.rows("SELECT halted FROM account")
+    assert halted == f"A: order {name} is 198 shares at 50.25 there, 99 shares at 100.5 here"
+    world.check()
+
+
 # S: the stream
 
 
