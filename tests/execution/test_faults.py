@@ -727,7 +727,10 @@ class Database:
         else:
             from servers.postgres import execute
 
-            stop = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.name}'"
+            stop = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE backend_type = 'client backend' AND datname = '{self.name}'"
+            )
             execute(self.admin, f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false", stop)
 
     def back(self) -> None:

@@ -219,7 +219,8 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) 
 def kill_connections(url: str) -> None:
     execute(
         url,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND backend_type = 'client backend' AND pid <> pg_backend_pid()",  # not autovacuum, which is no user's to end
     )
 
 
