@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hypothesis import settings
-from servers.postgres import PostgresServer, binaries, drop_database, new_database
+from servers.postgres import PostgresServer, binaries, drop_database, new_database, own_server
 
 from tradebot.config import Config
 from tradebot.prices import actions_frame, bars_frame
@@ -63,16 +63,12 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of our own, to be stopped, restarted and filled up."""
     if (programs := binaries()) is None:
         missing("PostgreSQL's server programs")
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)  # the server runs as another user when we are root
-    server = PostgresServer(folder / "server", programs, ["fsync=off"])
-    yield server
-    server.stop()
+    with own_server(programs, "fsync=off") as server:
+        yield server
 
 
 @pytest.fixture

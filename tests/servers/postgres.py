@@ -1,11 +1,13 @@
 """A PostgreSQL server of the tests' own, from the binaries that are on the machine."""
 
+import contextlib
 import os
 import pwd
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +20,28 @@ def binaries() -> Path | None:
         return Path(found).resolve().parent
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
     return installed[-1].parent if installed else None
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter: as root we run the server as one.
+
+    Not one of pytest's: every session that starts shuts the folder above all of them to others, also under a running server.
+    """
+    with tempfile.TemporaryDirectory(prefix="tradebot-test-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def own_server(programs: Path, *settings: str) -> Iterator["PostgresServer"]:
+    """A server for the length of the block."""
+    with open_folder() as folder:
+        server = PostgresServer(folder / "server", programs, settings)
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 class PostgresServer:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from servers.postgres import PostgresServer, execute, new_database
+from servers.postgres import PostgresServer, execute, new_database, open_folder, own_server
 
 from stores.contract import StoreContract, one_signal, some_bars, wait_until
 from tradebot.engine import StoreError, Written
@@ -149,16 +149,20 @@ def test_a_user_without_rights_is_told_what_is_refused(
         open_store(postgres.url(name, user="guest"))
 
 
-def test_a_full_server_is_one_line_and_loses_nothing(postgres: PostgresServer, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
+@pytest.fixture
+def public() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
+
+
+def test_a_full_server_is_one_line_and_loses_nothing(postgres: PostgresServer, public: Path) -> None:
+    disk = public / "disk"
     disk.mkdir()
     mounted = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0777", "tmpfs", disk], capture_output=True
     ).returncode == 0  # fmt: skip
     if not mounted:
         pytest.skip("a disk that can fill up needs the right to mount one")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
     (disk / "space").mkdir()
     shutil.chown(disk / "space", "postgres")
     admin = postgres.url(user="owner")
@@ -207,13 +211,10 @@ def test_a_thread_that_waits_too_long_for_a_connection_is_told(postgres_url: str
 
 
 @pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[PostgresServer]:
+def fragile(postgres: PostgresServer) -> Iterator[PostgresServer]:
     """A server of its own, to be crashed without disturbing the others."""
-    folder = tmp_path_factory.mktemp("fragile")
-    folder.chmod(0o755)
-    server = PostgresServer(folder / "server", postgres.programs)
-    yield server
-    server.stop()
+    with own_server(postgres.programs) as server:
+        yield server
 
 
 def kill_connections(url: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import psycopg2
 import pytest
-from servers.postgres import PostgresServer, binaries, execute
+from servers.postgres import PostgresServer, binaries, execute, open_folder, own_server
 
 from stores.contract import NO_INPUTS, StoreContract, some_bars
 from tradebot.engine import Written
@@ -41,29 +41,21 @@ def doctored_programs(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Path:
+def programs(postgres: PostgresServer) -> Iterator[Path]:
     if not str(postgres.programs).startswith("/usr/lib/postgresql/"):
         pytest.skip("PostgreSQL's programs can be doctored where Debian puts them only")
-    folder = tmp_path_factory.mktemp("doctored")
-    folder.chmod(0o755)
-    return doctored_programs(folder)
-
-
-def server_with(tmp_path_factory, programs: Path, settings: list[str]) -> Iterator[PostgresServer]:
-    folder = tmp_path_factory.mktemp("half")
-    folder.chmod(0o755)
-    server = PostgresServer(folder / "server", programs, ["fsync=off", *settings])
-    yield server
-    server.stop()
+    with open_folder() as folder:
+        yield doctored_programs(folder)
 
 
 @pytest.fixture(scope="module")
-def not_preloaded(tmp_path_factory, programs: Path) -> Iterator[PostgresServer]:
-    yield from server_with(tmp_path_factory, programs, [])
+def not_preloaded(programs: Path) -> Iterator[PostgresServer]:
+    with own_server(programs, "fsync=off") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def not_allowed(tmp_path_factory, programs: Path) -> Iterator[PostgresServer]:
+def not_allowed(programs: Path) -> Iterator[PostgresServer]:
     """The library is loaded (its settings are there), but only a superuser may create the extension."""
     control = (
         programs.parents[3]
@@ -75,7 +67,8 @@ def not_allowed(tmp_path_factory, programs: Path) -> Iterator[PostgresServer]:
     )
     before = control.read_text()
     control.write_text(before.replace("trusted = true", "trusted = false"))
-    yield from server_with(tmp_path_factory, programs, ["timescaledb.max_background_workers=16"])
+    with own_server(programs, "fsync=off", "timescaledb.max_background_workers=16") as server:
+        yield server
     control.write_text(before)
 
 
