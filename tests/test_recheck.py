@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from markets import DAYS, frames
 
 from tradebot import signal_engine
 from tradebot.config import Config, Environment, Risk, Strategy, UserError
@@ -93,6 +94,24 @@ def test_what_nothing_was_done_to_comes_out_the_same_but_for_the_switch(home: Pa
     assert set(found.differences["cause"]) == {"order skipped"}
     assert found.differences["recorded"].str.contains("kill switch").all()
     assert found.differences["today"].str.startswith("buy ").all()
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.5, 2.0], ids=["none for one", "one for one", "two for one"])
+def test_one_share_that_waited_over_a_split_comes_out_the_same(tmp_path: Path, monkeypatch, ratio) -> None:
+    def once(bars, **parameters):
+        return Rules(buy={"now": pd.Series(bars.index == DAYS[1], bars.index)}, sell={})
+
+    crossover = signal_engine._STRATEGIES["crossover"]
+    monkeypatch.setitem(
+        signal_engine._STRATEGIES, "crossover", signal_engine.replace(crossover, function=once, needs={})
+    )
+    settings = config(tmp_path, risk=Risk(capital=10), strategy=Strategy(name="crossover"))
+    bars = frames({"A": [(6.0,) * 4] * 2 + [(6 / ratio,) * 4] * 2, "B": [(6.0,) * 4] * 4})
+    actions = actions_frame([("A", DAYS[2], "split", ratio)])
+    walk(universe(bars, actions), settings, DAYS[:4])
+    found = recheck(open_store(settings.database_url), settings, DAYS[0], DAYS[3])
+    assert found.checked["orders"] == 1
+    assert found.differences.empty, found.differences.to_string()
 
 
 def test_the_books_of_any_evening_are_what_they_were(home: Path) -> None:

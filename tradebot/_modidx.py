@@ -1281,6 +1281,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tradebot.recheck._model': ('recheck.html#_model', 'tradebot/recheck.py'),
                                   'tradebot.recheck._open_orders': ('recheck.html#_open_orders', 'tradebot/recheck.py'),
                                   'tradebot.recheck._priced': ('recheck.html#_priced', 'tradebot/recheck.py'),
+                                  'tradebot.recheck._ratios': ('recheck.html#_ratios', 'tradebot/recheck.py'),
                                   'tradebot.recheck._scaled': ('recheck.html#_scaled', 'tradebot/recheck.py'),
                                   'tradebot.recheck._told': ('recheck.html#_told', 'tradebot/recheck.py'),
                                   'tradebot.recheck.bars_before_repairs': ('recheck.html#bars_before_repairs', 'tradebot/recheck.py'),

@@ -257,14 +257,18 @@ def _priced(signals: pd.DataFrame, arrays: Universe) -> list[dict[str, float]]:
     return [{"price": float(was if np.isnan(now) else now)} for now, was in zip(closes, told, strict=True)]
 
 # %% ../nbs/12i_recheck.ipynb #44270eb5
-def _scaled(made: _Made, order: pd.Series, arrays: Universe) -> _Made:
-    "An order as the splits left it that it waited over."
+def _ratios(order: pd.Series, arrays: Universe) -> list[float]:
+    "Of the splits that an order waited over."
     first, last = arrays.sessions.searchsorted([order["bar"], order["good_until"]], side="right")
-    column = arrays.symbols.index(order["symbol"])
-    for change in arrays.changes[(arrays.changes["column"] == column) & (arrays.changes["ratio"] != 1)]:
-        if made.shares and first <= change["row"] < last:
-            shares, limit = scale_order(int(made.shares), made.limit, float(change["ratio"]))
-            made = _made(order["side"], Decimal(shares), limit, "no whole share left by a split")
+    own = arrays.changes[arrays.changes["column"] == arrays.symbols.index(order["symbol"])]
+    return own["ratio"][(own["ratio"] != 1) & (first <= own["row"]) & (own["row"] < last)].tolist()
+
+
+def _scaled(made: _Made, order: pd.Series, arrays: Universe) -> _Made:
+    "An order as the splits left it that it waited over; one that they leave nothing of is written down with its shares."
+    for ratio in _ratios(order, arrays) if made.shares else ():
+        shares, limit = scale_order(int(made.shares), made.limit, ratio)
+        made = _made(order["side"], Decimal(shares) or made.shares, limit, "")
     return made
 
 
@@ -321,6 +325,9 @@ def _decision(
 # %% ../nbs/12i_recheck.ipynb #3921406e
 def _model(order: pd.Series, arrays: Universe) -> float | None:
     "What the session's bar gives for an order: the open, the limit if the bar reached it, or nothing."
+    left = [scale_order(int(order["quantity"]), None, ratio)[0] for ratio in _ratios(order, arrays)]
+    if order["status"] == "CANCELED" and 0 in left:
+        return None
     own = arrays.bars.loc[order["symbol"]]
     after = own[(own.index > order["bar"]) & (own["volume"] > 0)]
     if order["side"] == "buy":
