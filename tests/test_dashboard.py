@@ -83,6 +83,7 @@ def desk(browser, server: WebServer) -> Iterator[SimpleNamespace]:
 
     def start(**options):
         context = browser.new_context(**{"viewport": WIDE, "color_scheme": "light", **options})
+        context.set_default_timeout(60_000)
         contexts.append(context)
         return context
 
@@ -106,7 +107,7 @@ def is_own(url: str, base: str) -> bool:
     return url.startswith((base, base.replace("http", "ws"), "data:", "blob:"))
 
 
-def expect(page, text: str, timeout: int = 20_000) -> None:
+def expect(page, text: str, timeout: int = 60_000) -> None:
     page.get_by_text(text).first.wait_for(timeout=timeout, state="attached")
 
 
@@ -134,7 +135,7 @@ def test_a_signal_that_another_process_commits_appears_by_itself(desk, home: Pat
     )
     subprocess.run([sys.executable, "-c", code, f"duckdb:///{home}/data"], check=True)
     row = page.locator("tr.new")
-    row.wait_for(timeout=15_000)
+    row.wait_for(timeout=60_000)
     assert re.search(r"IBM\s+buy\s+123\.45\s+2013-03-01\s+made just now", row.inner_text())
     assert "buy IBM at 123.45" in page.locator("[role=log]").inner_text()
     with page.context.expect_page() as opened:
@@ -147,9 +148,9 @@ def test_the_feed_comes_back_when_the_server_does(browser, home: Path, tmp_path:
     server = WebServer(home, DATABASE_URL=f"duckdb:///{home}/data", POLLING_INTERVAL="0.5")
     page = browser.new_page()
     page.goto(f"{server.url}/dashboard")
-    page.locator(".state.live").wait_for(timeout=20_000)
+    page.locator(".state.live").wait_for(timeout=60_000)
     server.kill()
-    page.get_by_text("connection lost, trying again").wait_for(timeout=20_000)
+    page.get_by_text("connection lost, trying again").wait_for(timeout=60_000)
     frame = {
         "symbol": ["MSFT"],
         "timestamp": pd.Timestamp("2013-03-01"),
@@ -158,7 +159,7 @@ def test_the_feed_comes_back_when_the_server_does(browser, home: Path, tmp_path:
     }
     store_of(home).write_signals("crossover", pd.DataFrame(frame))
     server.start()
-    page.get_by_text("meanwhile").wait_for(timeout=40_000)
+    page.get_by_text("meanwhile").wait_for(timeout=60_000)
     assert page.get_by_text("meanwhile").count() == 1
     server.kill()
     page.close()
@@ -167,7 +168,7 @@ def test_the_feed_comes_back_when_the_server_does(browser, home: Path, tmp_path:
 def test_the_chart_zooms_and_brings_older_bars(desk) -> None:
     page = desk.open("chart&symbol=MSFT")
     place = page.locator(".chart[data-ready=MSFT]")
-    place.wait_for(timeout=20_000)
+    place.wait_for(timeout=60_000)
     visible = (
         "el => { const r = el.chart.timeScale().getVisibleLogicalRange(); return r ? r.to - r.from : NaN }"
     )
@@ -188,14 +189,14 @@ def test_the_chart_zooms_and_brings_older_bars(desk) -> None:
 
 def test_a_symbol_is_found_and_stands_in_the_address(desk) -> None:
     page = desk.open("chart&symbol=AAPL")
-    page.locator(".chart[data-ready=AAPL]").wait_for(timeout=20_000)
+    page.locator(".chart[data-ready=AAPL]").wait_for(timeout=60_000)
     search = page.get_by_label("Symbol")
     search.fill("goo")
     page.get_by_role("option", name="GOOG").click()
-    page.locator(".chart[data-ready=GOOG]").wait_for(timeout=20_000)
+    page.locator(".chart[data-ready=GOOG]").wait_for(timeout=60_000)
     page.wait_for_url(re.compile("symbol=GOOG"))
     page.reload()
-    page.locator(".chart[data-ready=GOOG]").wait_for(timeout=20_000)
+    page.locator(".chart[data-ready=GOOG]").wait_for(timeout=60_000)
     page.get_by_role("button", name="Performance").click()
     expect(page, "Monthly returns")
     page.wait_for_url(re.compile("page=performance"))
@@ -261,7 +262,7 @@ def test_who_is_not_signed_in_signs_in_first_and_comes_back(browser, home: Path)
     page.get_by_text("This key is unknown, or revoked.").wait_for()
     page.get_by_label("Key").fill(create_key(store_of(home), "reader", "read", utc_now()))
     page.get_by_role("button", name="Sign in").click()
-    page.locator(".chart[data-ready=IBM]").wait_for(timeout=20_000)
+    page.locator(".chart[data-ready=IBM]").wait_for(timeout=60_000)
     cookie = next(one for one in page.context.cookies() if one["name"] == "tradebot-session")
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
     server.kill()
@@ -270,7 +271,7 @@ def test_who_is_not_signed_in_signs_in_first_and_comes_back(browser, home: Path)
 
 def test_it_can_be_installed(desk, server: WebServer) -> None:
     page = desk.open("live")
-    page.locator(".state.live").wait_for(timeout=20_000)
+    page.locator(".state.live").wait_for(timeout=60_000)
     manifest = page.evaluate("fetch(document.querySelector('link[rel=manifest]').href).then((a) => a.json())")
     assert manifest["display"] == "standalone"
     for icon in manifest["icons"]:

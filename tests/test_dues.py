@@ -223,7 +223,6 @@ def race(url: str, holder: str, pipe) -> None:
     pipe.send(taken)
 
 
-@pytest.mark.timeout(120)
 def test_six_schedulers_run_each_due_time_once(url: str, store: Store) -> None:
     notice(store, schedule(), hours(0.5))
     pipes, started = [], []

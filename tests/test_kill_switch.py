@@ -14,13 +14,6 @@ from tradebot.store import Store, open_store
 NOW = datetime(2012, 1, 3, 15, 30)
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return (
-        f"duckdb:///{tmp_path}/data" if request.param == "duckdb" else request.getfixturevalue("postgres_url")
-    )
-
-
 @pytest.fixture
 def store(url: str) -> Store:
     opened = open_store(url)

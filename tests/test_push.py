@@ -106,7 +106,7 @@ def fill(store: Store, symbol: str) -> None:
         transaction.upsert("executions", pd.DataFrame([row]))
 
 
-def eventually(holds, seconds: float = 10.0) -> None:
+def eventually(holds, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until, "it never came"

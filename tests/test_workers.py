@@ -20,7 +20,7 @@ from tradebot.schedules import load_schedules
 from tradebot.store import open_store
 from tradebot.workers import Dispatcher
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class Site:
     def states(self) -> list[str]:
         return dues_frame(self.desk.store, None)["state"].tolist()
 
-    def wait(self, true: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait(self, true: Callable[[], bool], seconds: float = 120.0) -> None:
         try:
             wait_until(true, seconds)
         except AssertionError:
@@ -123,7 +123,7 @@ def test_redis_goes_away_with_its_messages_and_comes_back(site: Site) -> None:
     site.wait(lambda: "Redis does not answer" in (site.desk.config.home / "logs").read_text())
     assert worker.poll() is None
     site.redis.start()
-    site.wait(lambda: site.states() == ["succeeded"] * 2, 120)
+    site.wait(lambda: site.states() == ["succeeded"] * 2)
     assert len(site.desk.store.runs()) == 2
 
 
@@ -131,10 +131,13 @@ def test_shards_are_shared_out_among_workers_and_one_that_fails_stops_no_other(s
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
-    cells = [new_code_cell("symbols = []", metadata={"tags": ["parameters"]})]
-    cells.append(
-        new_code_cell("import time\ntime.sleep(2)\nassert 'C' not in symbols, 'no bars of C'\nprint(symbols)")
+    together = (  # two workers of two have room for all four at once; one alone has not
+        f"import time\nfrom pathlib import Path\nhere = Path({str(site.desk.config.home)!r})\n"
+        "(here / f'shard {symbols[0]}').touch()\nend = time.time() + 100\n"
+        "while len(list(here.glob('shard ?'))) < 4:\n    assert time.time() < end, 'alone'\n    time.sleep(0.05)\n"
+        "assert 'C' not in symbols, 'no bars of C'\nprint(symbols)"
     )
+    cells = [new_code_cell("symbols = []", metadata={"tags": ["parameters"]}), new_code_cell(together)]
     nbformat.write(new_notebook(cells=cells), site.desk.config.home / "shard.ipynb")
     site.desk.file(
         "shard",
@@ -148,9 +151,7 @@ def test_shards_are_shared_out_among_workers_and_one_that_fails_stops_no_other(s
     frame = dues_frame(site.desk.store).sort_values("shard")
     assert frame["state"].tolist() == ["succeeded", "succeeded", "parked", "succeeded"]
     assert "no bars of C" in frame["error"].iloc[2]
-    runs = site.desk.store.runs()
-    assert len(runs) == 4
-    assert (runs["started"].max() - runs["started"].min()) < timedelta(seconds=20)
+    assert len(site.desk.store.runs()) == 4
 
 
 def test_a_worker_listens_to_its_queues_alone_and_ends_when_told_what_runs_having_ended(site: Site) -> None:
@@ -164,7 +165,7 @@ def test_a_worker_listens_to_its_queues_alone_and_ends_when_told_what_runs_havin
     site.ask("there", datetime(2024, 1, 1))
     site.wait(mark.exists)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 0
+    assert worker.wait(120) == 0
     frame = dues_frame(site.desk.store).set_index("schedule")["state"]
     assert frame.to_dict() == {"here": "succeeded", "there": "waiting"}
 

@@ -256,17 +256,17 @@ def test_the_stream_tells_of_orders_and_fills_in_binary_frames(client, owner) ->
     stream.subscribe_trade_updates(handle)
     thread = threading.Thread(target=stream.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (stream._ws and stream._running):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.1)
+    time.sleep(0.5)
     order = client.submit_order(market("IBM", 7))
     while len(heard) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     stream.stop()
-    thread.join(10)
+    thread.join(60)
     new, fill = heard
     assert (new.event, fill.event) == ("new", "fill")
     assert (fill.order.id, fill.order.status, fill.qty, fill.position_qty) == (

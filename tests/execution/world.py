@@ -106,7 +106,7 @@ class Worker:
     def at(self) -> str | None:
         """The step at which it waits; None if it ended before."""
         try:
-            return self._pipe.recv() if self._pipe.poll(20) else None
+            return self._pipe.recv() if self._pipe.poll(60) else None
         except EOFError:
             return None
 
@@ -128,7 +128,7 @@ class Worker:
         """Its exit code; it must have ended by itself within a while."""
         while self.at() is not None:
             self.go()
-        self.process.join(20)
+        self.process.join(60)
         code = self.process.exitcode
         self.process.kill()
         self._pipe.close()

@@ -45,7 +45,7 @@ class PaperBroker:
         self._process = self._processes.Process(target=serve, args=words, daemon=True)
         self._process.start()
         theirs.close()
-        assert ours.poll(30), "the paper broker did not start"
+        assert ours.poll(60), "the paper broker did not start"
         self.url, self.owner = ours.recv()
         self.ports = tuple(int(address.rpartition(":")[2]) for address in (self.url, self.owner))
         self._pipe = ours
@@ -62,10 +62,10 @@ class PaperBroker:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """A request of the owner."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while True:
             try:
-                answer = self._session.request(method, f"{self.owner}{path}", json=body, timeout=10)
+                answer = self._session.request(method, f"{self.owner}{path}", json=body, timeout=30)
                 break
             except requests.ConnectionError:
                 if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ class PaperBroker:
     def trade(self, method: str, path: str, body: Any = None) -> Any:
         """A request of some other client of the account."""
         keys = {"APCA-API-KEY-ID": "other", "APCA-API-SECRET-KEY": "other"}
-        answer = self._session.request(method, f"{self.url}/v2{path}", json=body, headers=keys, timeout=10)
+        answer = self._session.request(method, f"{self.url}/v2{path}", json=body, headers=keys, timeout=30)
         assert answer.status_code < 300, answer.text
         return answer.json() if answer.content else None
 

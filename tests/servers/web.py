@@ -35,13 +35,13 @@ class WebServer:
 
         self._reader = threading.Thread(target=read, daemon=True)
         self._reader.start()
-        assert started.wait(60), "the server did not start"
+        assert started.wait(120), "the server did not start"
         assert self.process.poll() is None, "".join(self.said)
 
     def kill(self, how: int = signal.SIGKILL) -> int:
         """End it; its exit code."""
         self.process.send_signal(how)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         self._reader.join(5)
         self.process.stderr.close()
         return code

@@ -682,7 +682,7 @@ class StoreContract:
             with children(write_signals, *[(url, number, 40) for number in range(4)]):
                 pass
             with contextlib.suppress(TimeoutError):
-                wait_until(lambda: len(ids) == 160, 30)
+                wait_until(lambda: len(ids) == 160)
             stop.set()
             listening.result()
         assert ids == store.signals_after(0)["id"].tolist()
@@ -697,7 +697,7 @@ def insert_signal(strategy: str) -> str:
     )
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:
+def wait_until(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
