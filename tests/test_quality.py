@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tradebot.prices import BAR_COLUMNS, actions_frame
 from tradebot.providers import SampleProvider
 from tradebot.quality import ISSUE_TYPES, check, summary
-from tradebot.sessions import sessions_between
+from tradebot.sessions import labels_between, sessions_between
 
 NONE = actions_frame()
 GOOD = (10.0, 11.0, 9.0, 10.5, 1000.0)
@@ -37,7 +37,7 @@ def found(checked):
 
 def test_good_bars_pass_unchanged_and_unremarked():
     bars = bars_of(("2024-01-02", *GOOD), ("2024-01-03", *GOOD))
-    checked = check("XYZ", bars, NONE, sessions=sessions_between(bars.index[0], bars.index[-1]))
+    checked = check("XYZ", bars, NONE, labels=sessions_between(bars.index[0], bars.index[-1]))
     pd.testing.assert_frame_equal(checked.bars, bars)
     assert checked.issues.empty
 
@@ -54,7 +54,7 @@ def test_issues_have_the_same_columns_with_and_without_rows():
 
 
 def test_no_bars_are_no_trouble():
-    checked = check("XYZ", bars_of(), NONE, sessions=pd.DatetimeIndex(["2024-01-02"]), previous_close=10.0)
+    checked = check("XYZ", bars_of(), NONE, labels=pd.DatetimeIndex(["2024-01-02"]), previous_close=10.0)
     assert len(checked.bars) == len(checked.issues) == 0
 
 
@@ -94,21 +94,21 @@ def test_a_session_without_a_bar_is_reported():
     "Monday the 15th was Martin Luther King's day."
     bars = bars_of(("2024-01-11", *GOOD), ("2024-01-17", *GOOD))
     checked = check(
-        "XYZ", bars, NONE, sessions=sessions_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-31"))
+        "XYZ", bars, NONE, labels=sessions_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-31"))
     )
     assert found(checked) == [(12, "missing", False), (16, "missing", False)]
 
 
 def test_a_session_whose_bar_was_rejected_is_not_called_missing():
     bars = bars_of(("2024-01-02", *GOOD), ("2024-01-03", 0, 0, 0, 0, 0), ("2024-01-04", *GOOD))
-    checked = check("XYZ", bars, NONE, sessions=sessions_between(bars.index[0], bars.index[-1]))
+    checked = check("XYZ", bars, NONE, labels=sessions_between(bars.index[0], bars.index[-1]))
     assert found(checked) == [(3, "price", True)]
 
 
 def test_a_stray_bar_of_1970_does_not_make_half_a_century_missing():
     bars = bars_of(("1970-01-01", *GOOD), ("2024-01-02", *GOOD))
     checked = check(
-        "XYZ", bars, NONE, sessions=sessions_between(pd.Timestamp("1970-01-01"), pd.Timestamp("2024-01-31"))
+        "XYZ", bars, NONE, labels=sessions_between(pd.Timestamp("1970-01-01"), pd.Timestamp("2024-01-31"))
     )
     assert list(checked.issues["rule"]) == ["session"]
 
@@ -116,7 +116,7 @@ def test_a_stray_bar_of_1970_does_not_make_half_a_century_missing():
 @pytest.mark.parametrize("day", ["2024-01-06", "2024-01-15", "2024-01-16 05:00"])
 def test_a_daily_bar_that_is_no_session_is_rejected(day):
     sessions = sessions_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-31"))
-    checked = check("XYZ", bars_of((day, *GOOD)), NONE, sessions=sessions)
+    checked = check("XYZ", bars_of((day, *GOOD)), NONE, labels=sessions)
     assert list(checked.issues["rule"]) == ["session"]
     assert checked.bars.empty
     assert len(check("XYZ", bars_of((day, *GOOD)), NONE).bars) == 1, (
@@ -124,12 +124,13 @@ def test_a_daily_bar_that_is_no_session_is_rejected(day):
     )
 
 
-def test_an_intraday_bar_on_a_closed_day_is_only_reported():
-    sessions = sessions_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-31"))
-    bars = bars_of(("2024-01-05 20:55", *GOOD), ("2024-01-06 00:55", *GOOD), ("2024-01-08 14:30", *GOOD))
-    checked = check("XYZ", bars, NONE, sessions=sessions, interval="5m")
-    assert found(checked) == [(6, "session", False)]
-    assert len(checked.bars) == 3
+def test_an_intraday_bar_that_no_session_has_is_rejected():
+    labels = labels_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-31"), "5m")
+    moments = ("2024-01-05 20:55", "2024-01-05 21:00", "2024-01-06 15:00", "2024-01-08 14:30", "2024-01-08 14:32")
+    bars = bars_of(*((moment, *GOOD) for moment in moments))
+    checked = check("XYZ", bars, NONE, labels=labels)
+    assert found(checked) == [(5, "session", True), (6, "session", True), (8, "session", True)]
+    assert list(checked.bars.index) == [pd.Timestamp("2024-01-05 20:55"), pd.Timestamp("2024-01-08 14:30")]
 
 
 @pytest.mark.parametrize("column", ["open", "high", "low", "close"])
@@ -244,12 +245,12 @@ class TestJumps:
             pd.DatetimeIndex(["2024-01-02 20:55", "2024-01-03 14:30", "2024-01-03 14:35"])
         )
         split = actions_frame([("XYZ", "2024-01-03", "split", 2.0)])
-        assert check("XYZ", bars, split, interval="5m").issues.empty
+        assert check("XYZ", bars, split).issues.empty
 
 
 def test_a_bar_is_rejected_by_the_first_rule_that_it_breaks():
     checked = check(
-        "XYZ", bars_of(("2024-01-06", -1, 11, 12, 10, -5)), NONE, sessions=pd.DatetimeIndex(["2024-01-05"])
+        "XYZ", bars_of(("2024-01-06", -1, 11, 12, 10, -5)), NONE, labels=pd.DatetimeIndex(["2024-01-05"])
     )
     assert found(checked) == [(6, "price", True)]
 
@@ -258,7 +259,7 @@ def test_the_sample_is_clean_but_for_a_day_that_was_real():
     span = pd.Timestamp("2000-03-01"), pd.Timestamp("2013-03-01")
     sessions = sessions_between(*span)
     issues = [
-        check(name, *SampleProvider().fetch(name, *span), sessions=sessions).issues
+        check(name, *SampleProvider().fetch(name, *span), labels=sessions).issues
         for name in ("AAPL", "FB", "GOOG", "IBM", "MSFT")
     ]
     seen = pd.concat(issues)
@@ -299,9 +300,9 @@ def counted(bars):
     return pd.Series([str(row) for row in rows], dtype=str).value_counts().to_dict()
 
 
-@given(bars=with_copies, sessions=st.sampled_from([None, SESSIONS]), interval=st.sampled_from(["1d", "5m"]))
-def test_accepted_bars_keep_the_promise_whatever_came_in(bars, sessions, interval):
-    accepted = check("XYZ", bars, NONE, sessions=sessions, interval=interval).bars
+@given(bars=with_copies, sessions=st.sampled_from([None, SESSIONS]))
+def test_accepted_bars_keep_the_promise_whatever_came_in(bars, sessions):
+    accepted = check("XYZ", bars, NONE, labels=sessions).bars
     assert accepted.index.is_monotonic_increasing
     assert accepted.index.is_unique
     assert np.isfinite(accepted.to_numpy()).all()
@@ -311,13 +312,13 @@ def test_accepted_bars_keep_the_promise_whatever_came_in(bars, sessions, interva
     for name in ("open", "close"):
         assert (accepted[name] - accepted["high"]).max() <= 0.0051 or accepted.empty
         assert (accepted["low"] - accepted[name]).max() <= 0.0051 or accepted.empty
-    if sessions is not None and interval == "1d":
+    if sessions is not None:
         assert accepted.index.isin(sessions).all()
 
 
 @given(bars=with_copies, sessions=st.sampled_from([None, SESSIONS]))
 def test_every_bar_is_either_accepted_or_kept_in_the_issues(bars, sessions):
-    accepted, issues = check("XYZ", bars, NONE, sessions=sessions)
+    accepted, issues = check("XYZ", bars, NONE, labels=sessions)
     turned_away = issues[issues["rejected"]]
     kept = bars_of(
         *(
@@ -331,8 +332,8 @@ def test_every_bar_is_either_accepted_or_kept_in_the_issues(bars, sessions):
 
 @given(bars=with_copies, sessions=st.sampled_from([None, SESSIONS]))
 def test_a_second_look_rejects_nothing(bars, sessions):
-    once = check("XYZ", bars, NONE, sessions=sessions)
-    again = check("XYZ", once.bars, NONE, sessions=sessions)
+    once = check("XYZ", bars, NONE, labels=sessions)
+    again = check("XYZ", once.bars, NONE, labels=sessions)
     pd.testing.assert_frame_equal(again.bars, once.bars)
     assert not again.issues["rejected"].any()
 

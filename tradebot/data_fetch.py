@@ -15,11 +15,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .config import CHUNKS, Config, UserError, load_config
+from .config import CHUNKS, Config, Data, UserError, load_config
 from .prices import BAR_COLUMNS, bars_frame
 from .providers import Provider, ProviderDown, fetch_with_retry, get_provider
 from .quality import check
-from .sessions import last_complete, sessions_between
+from tradebot.sessions import (
+    INTERVALS,
+    in_session,
+    labels_between,
+    last_complete,
+    last_open,
+    sessions_between,
+)
 from .store import Store
 
 # %% ../nbs/03_data_fetch.ipynb #57e712e6
@@ -36,7 +43,7 @@ def fetch_daily(
     start, end = pd.Timestamp(start), pd.Timestamp(end)
     fetched = fetch_with_retry(provider, symbol, start, end)
     sessions = sessions_between(start, end, config.data.calendar)
-    bars = check(symbol, fetched.bars, fetched.actions, sessions=sessions).bars
+    bars = check(symbol, fetched.bars, fetched.actions, labels=sessions).bars
     if bars.empty:
         raise UserError(f"{provider.name} has no bars of {symbol} from {start:%Y-%m-%d} to {end:%Y-%m-%d}")
     return bars
@@ -61,7 +68,10 @@ def plan_pages(
     interval: str = "1d",
     calendar: str = "XNYS",
 ) -> list[Page]:
-    """The pages that bring a symbol's coverage to include [start, end]; none if it does already."""
+    """The pages that bring a symbol's coverage to include [start, end].
+
+    If it does already there are none, but that intraday bars which are covered up to `end` are looked over again.
+    """
     apart = pd.Timedelta(days=1) if interval == "1d" else pd.Timedelta(seconds=1)
     step = pd.DateOffset(months=months)
     first, last = covered or (start, start - apart)
@@ -70,11 +80,13 @@ def plan_pages(
         begin = max(start, first - step)
         pages.append(Page(begin, first - apart, (begin, last)))
         first = begin
-    reach = last
-    while reach < end:
-        overlaps = covered is not None and reach == last
-        begin, reach = reach + apart, min(end, reach + step)
-        pages.append(Page(_earlier(begin, calendar) if overlaps else begin, reach, (first, reach)))
+    reach, overlaps = last, covered is not None
+    while reach < end or (overlaps and reach == end and interval != "1d"):
+        begin = reach + apart
+        if overlaps:
+            begin = _earlier(begin, calendar) if interval == "1d" else last_open(reach, calendar)
+        reach, overlaps = min(end, reach + step), False
+        pages.append(Page(begin, reach, (first, reach)))
     return pages
 
 
@@ -83,7 +95,7 @@ def _earlier(moment: pd.Timestamp, calendar: str) -> pd.Timestamp:
     sessions = sessions_between(moment - pd.Timedelta(days=4 * OVERLAP), moment, calendar)
     return sessions[-min(OVERLAP + 1, len(sessions))] if len(sessions) else moment
 
-# %% ../nbs/03_data_fetch.ipynb #09dcae22
+# %% ../nbs/03_data_fetch.ipynb #250427be
 def _revisions(stored: pd.DataFrame, fetched: pd.DataFrame) -> pd.DatetimeIndex:
     "Timestamps at which fetched bars say something else than stored ones, beyond half a ten-thousandth."
     both = stored.index.intersection(fetched.index)
@@ -139,10 +151,9 @@ class _Source:
         before = stored["close"][stored.index < page.start]
         checked = check(
             symbol,
-            fetched.bars,
+            self._of_sessions(fetched.bars),
             fetched.actions,
-            sessions=sessions_between(page.start, page.end, self.calendar),
-            interval=self.interval,
+            labels=self._labels(page),
             previous_close=None if before.empty else float(before.iloc[-1]),
         )
         revised, bars, issues = _revisions(stored, checked.bars), checked.bars, [checked.issues]
@@ -160,6 +171,14 @@ class _Source:
             int(checked.issues["rejected"].sum()),
         )
         return _Checked(bars, fetched.actions, _stacked(issues), coverage, *counts)
+
+    def _of_sessions(self, bars: pd.DataFrame) -> pd.DataFrame:
+        return bars if self.interval == "1d" else bars[in_session(bars.index, self.calendar)]
+
+    def _labels(self, page: Page) -> pd.DatetimeIndex:
+        # Where a session spans midnight in UTC, the date of a bar may be another than its session's.
+        day = pd.Timedelta(days=1)
+        return labels_between(page.start - day, page.end + day, self.interval, self.calendar)
 
 
 def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -330,19 +349,20 @@ def fetch_universe(
 ) -> pd.DataFrame:
     """`fetch` for the configured universe, provider, interval and page size, up to the newest complete bar at `now` (UTC).
 
-    Failed symbols are counted in the store. Raises UserError for an end before the start, or an end that is not complete
-    yet.
+    An `end` is the label of a bar, or a day. Failed symbols are counted in the store. Raises UserError for an end before the
+    start, an end that is not complete yet, or a store that holds bars of another intraday interval.
     """
     data = config.data
+    _refuse_two_intervals(store, data)
     start = pd.Timestamp(start or data.start)
     newest = last_complete(now, data.interval, data.calendar)
-    end = newest if end is None else pd.Timestamp(end)
+    end = newest if end is None else _last_label(pd.Timestamp(end), data)
     if end > newest:
         raise UserError(
-            f"end {end:%Y-%m-%d} is not complete yet; the newest complete bar is of {newest:%Y-%m-%d}"
+            f"end {_said(end)} is not complete yet; the newest complete bar is of {_said(newest)}"
         )
     if end < start:
-        raise UserError(f"end {end:%Y-%m-%d} is before start {start:%Y-%m-%d}")
+        raise UserError(f"end {_said(end)} is before start {_said(start)}")
     provider = get_provider(data.provider, config)
     chosen = [symbol.upper() for symbol in symbols] if symbols else data.universe
     months = CHUNKS[config.environment.yfinance_backfill_chunk]
@@ -362,3 +382,22 @@ def fetch_universe(
     if len(failed):
         store.write_failures(provider.name, failed.to_dict(), now)
     return result
+
+
+def _last_label(end: pd.Timestamp, data: Data) -> pd.Timestamp:
+    "The label that a given end means: of a day in a session, its last bar's."
+    labels = labels_between(end, end, data.interval, data.calendar) if end == end.normalize() else []
+    return labels[-1] if len(labels) else end
+
+
+def _said(label: pd.Timestamp) -> str:
+    return f"{label:%Y-%m-%d}" if label == label.normalize() else f"{label:%Y-%m-%d %H:%M} UTC"
+
+
+def _refuse_two_intervals(store: Store, data: Data) -> None:
+    for other in INTERVALS:
+        if "1d" not in (other, data.interval) and other != data.interval and len(store.coverage(other)):
+            raise UserError(
+                f"[data] interval = {data.interval}: this store holds {other} bars, and keeps one interval below a day; "
+                "take another DATABASE_URL"
+            )

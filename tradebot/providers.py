@@ -28,7 +28,7 @@ import pandas as pd
 
 from .config import Config, UserError
 from .prices import BAR_COLUMNS, actions_frame
-from .sessions import INTERVALS, exchange_calendar
+from .sessions import INTERVALS, last_complete
 
 if TYPE_CHECKING:
     from curl_cffi.requests import Session
@@ -497,15 +497,13 @@ def _events(values: pd.Series, dates: pd.DatetimeIndex) -> pd.Series:
     return by_date[by_date.notna() & (by_date != 0)]
 
 # %% ../nbs/03a_providers.ipynb #ea6fecd2
-def alpaca_bars(rows: list[dict[str, Any]], interval: str, calendar: str = "XNYS") -> pd.DataFrame:
-    """Bars of Alpaca's JSON (`t` the opening time, `o h l c v`), daily by session date, intraday those of the session."""
+def alpaca_bars(rows: list[dict[str, Any]], interval: str) -> pd.DataFrame:
+    """Bars of Alpaca's JSON (`t` the opening time, `o h l c v`), daily by session date, intraday by opening time in UTC."""
     opened = pd.DatetimeIndex(pd.to_datetime([row["t"] for row in rows], utc=True))
     columns = {name: [row[name[0]] for row in rows] for name in BAR_COLUMNS}
     if interval == "1d":
         return _bars(opened.tz_convert("America/New_York").tz_localize(None).normalize(), columns)
-    exchange = exchange_calendar(calendar)
-    session = exchange.opens.searchsorted(opened, side="right") - 1
-    return _bars(opened.tz_localize(None), columns)[opened < pd.DatetimeIndex(exchange.closes)[session]]
+    return _bars(opened.tz_localize(None), columns)
 
 
 def alpaca_actions(groups: dict[str, list[dict[str, Any]]]) -> tuple[pd.Series, pd.Series]:
@@ -597,6 +595,9 @@ class AlpacaProvider:
             calendar,
             timeout,
         )
+        self._answered: pd.Timestamp | None = (
+            None  # the server's time (UTC) when it answered last, if it says so
+        )
 
     def fetch(self, symbol: str, start: pd.Timestamp, end: pd.Timestamp, interval: str = "1d") -> Fetched:
         request = _request(self, symbol, start, end, interval)
@@ -610,7 +611,9 @@ class AlpacaProvider:
                     f"{self.name}: {symbol}: it never traded here; check its spelling, or the feed"
                 )
             return _nothing()
-        bars = alpaca_bars(rows, interval, self._calendar)
+        bars = alpaca_bars(rows, interval)
+        if self._answered is not None:
+            bars = bars[bars.index <= last_complete(self._answered, interval, self._calendar)]
         return request.answer(bars, *alpaca_actions(self._actions(request)))
 
     def _rows(self, symbol: str, interval: str, **span: Any) -> list[dict[str, Any]]:
@@ -648,7 +651,14 @@ class AlpacaProvider:
     def _bars_client(self) -> Any:
         from alpaca.data.historical import StockHistoricalDataClient
 
-        return self._bounded(StockHistoricalDataClient(*self._keys, raw_data=True, url_override=self._url))
+        client = StockHistoricalDataClient(*self._keys, raw_data=True, url_override=self._url)
+        client._session.hooks["response"].append(self._read_clock)
+        return self._bounded(client)
+
+    def _read_clock(self, response: Any, **_: Any) -> None:
+        said = response.headers.get("Date")
+        with suppress(ValueError):
+            self._answered = said and pd.Timestamp(parsedate_to_datetime(said)).tz_convert(None)
 
     @cached_property
     def _actions_client(self) -> Any:

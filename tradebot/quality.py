@@ -96,12 +96,8 @@ REJECTING = (
 QUIET = _Rule("no volume", lambda bars: bars["volume"].to_numpy() == 0, lambda bar: "nothing was traded")
 
 
-def _session_rule(sessions: pd.DatetimeIndex | None, interval: str) -> _Rule:
-    def closed(bars: pd.DataFrame) -> np.ndarray:
-        days = bars.index if interval == "1d" else bars.index.normalize()
-        return np.zeros(len(bars), dtype=bool) if sessions is None else ~days.isin(sessions)
-
-    return _Rule("session", closed, lambda bar: "the exchange was closed that day")
+def _session_rule(labels: pd.DatetimeIndex) -> _Rule:
+    return _Rule("session", lambda bars: ~bars.index.isin(labels), lambda bar: "no session has this bar")
 
 # %% ../nbs/03b_quality.ipynb #18567be5
 JUMP = 1.25
@@ -140,29 +136,24 @@ def check(
     bars: pd.DataFrame,
     actions: pd.DataFrame,
     *,
-    sessions: pd.DatetimeIndex | None = None,
-    interval: str = "1d",
+    labels: pd.DatetimeIndex | None = None,
     previous_close: float | None = None,
 ) -> Checked:
     """Bars of one symbol as a provider gave them → those that may be stored, and what is wrong with them.
 
     `bars` is indexed by timestamp, in any order; `actions` are the splits and dividends since the last close before
-    it, which is `previous_close`. `sessions` are the exchange's over the span; without them no calendar is consulted.
+    it, which is `previous_close`. `labels` are those of all bars that the exchange's sessions have over the span; without
+    them no calendar is consulted.
     """
     given = bars[BAR_COLUMNS].astype("float64").rename_axis("timestamp")
     accepted, rows = given.sort_index(kind="stable"), _disorder(symbol, given)
-    session_rule = _session_rule(sessions, interval)
-    rejecting, reporting = (*REJECTING, session_rule), (QUIET,)
-    if interval != "1d":
-        rejecting, reporting = REJECTING, (QUIET, session_rule)
-    for rule in rejecting:
+    for rule in REJECTING if labels is None else (*REJECTING, _session_rule(labels)):
         broken = rule.breaks(accepted)
         rows += _reports(symbol, rule, accepted, broken, rejected=True)
         accepted = accepted[~broken]
-    for rule in reporting:
-        rows += _reports(symbol, rule, accepted, rule.breaks(accepted), rejected=False)
-    if sessions is not None:
-        rows += _missing(symbol, accepted, given, sessions)
+    rows += _reports(symbol, QUIET, accepted, QUIET.breaks(accepted), rejected=False)
+    if labels is not None:
+        rows += _missing(symbol, accepted, given, labels.normalize().unique())
     return Checked(accepted, _issues(rows + _jumps(symbol, accepted, actions, previous_close)))
 
 

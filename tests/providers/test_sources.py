@@ -253,19 +253,17 @@ class TestIntraday:
         assert len(spans) >= 3
         assert max(spans) <= 7 * 86_400
 
-    def test_alpacas_bars_outside_the_session_are_left_out(self, alpaca, alpaca_server):
-        whole_day = [
-            session_bars(pd.Timestamp(day), "30min", "4h", "20h")
-            for day in ("2012-07-02", "2012-07-03", "2012-07-05")
-        ]
-        alpaca_server.intraday["AAPL", "30m"] = pd.concat(whole_day)
+    @pytest.mark.parametrize(
+        ("clock", "newest"),
+        [("14:29:59", "13:30"), ("14:30:00", "14:00"), ("14:31:00", "14:00"), ("20:00:00", "19:30")],
+    )
+    def test_alpacas_bar_that_is_not_over_by_its_own_clock_is_left_out(
+        self, alpaca, alpaca_server, clock, newest
+    ):
+        alpaca_server.intraday["AAPL", "30m"] = session_bars(pd.Timestamp("2012-07-02"), "30min", "4h", "20h")
+        alpaca_server.now = pd.Timestamp(f"2012-07-02 {clock}").timestamp()
         found, _ = alpaca.fetch("AAPL", pd.Timestamp("2012-07-02"), pd.Timestamp("2012-07-06"), "30m")
-        by_day = found.groupby(found.index.normalize())
-        first, last = by_day.apply(lambda own: own.index[0]), by_day.apply(lambda own: own.index[-1])
-        assert list(first.dt.strftime("%d %H:%M")) == ["02 13:30", "03 13:30", "05 13:30"]
-        assert list(last.dt.strftime("%d %H:%M")) == ["02 19:30", "03 16:30", "05 19:30"], (
-            "the third of July closed at one"
-        )
+        assert found.index[-1] == pd.Timestamp(f"2012-07-02 {newest}")
 
 
 class TestByName:

@@ -46,6 +46,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        "What the header Date says."
+        return super().date_time_string(timestamp or self.server.stand_in.now)
+
     def log_message(self, *arguments: Any) -> None:
         pass
 
@@ -59,7 +63,12 @@ class Server(ThreadingHTTPServer):
 
 
 class StandIn:
-    """Answers GET requests until closed. `faults` are used up, one a request for data; None is a good answer."""
+    """Answers GET requests until closed. `faults` are used up, one a request for data; None is a good answer.
+
+    `now` is its clock, in seconds since 1970; the machine's if it is None.
+    """
+
+    now: float | None = None
 
     def __init__(self, certificate: ssl.SSLContext | None = None):
         self.requests: list[Request] = []
@@ -98,6 +107,7 @@ class StandIn:
     def reset(self) -> None:
         self.requests.clear()
         self.faults.clear()
+        self.now = None
 
     @property
     def data_requests(self) -> list[Request]:
