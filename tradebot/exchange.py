@@ -7,7 +7,7 @@ __all__ = ['OPEN', 'Bar', 'Market', 'Refusal', 'Order', 'Position', 'Settings', 
 
 # %% ../nbs/11a_exchange.ipynb #f826c0fa
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,13 +17,21 @@ from uuid import UUID, uuid4
 import pandas as pd
 
 from .risk import dollars, scale_order, scale_position, tick
-from .sessions import close_after, exchange_calendar, last_close, last_open
+from tradebot.sessions import (
+    close_after,
+    exchange_calendar,
+    labels_between,
+    last_close,
+    last_complete,
+    last_open,
+    sessions_between,
+)
 
 OPEN = ("accepted", "new", "partially_filled")
 
 # %% ../nbs/11a_exchange.ipynb #0d527ef3
 class Bar(NamedTuple):
-    """One session of a symbol, as traded."""
+    """One bar of a symbol, as traded."""
 
     open: Decimal
     high: Decimal
@@ -33,31 +41,30 @@ class Bar(NamedTuple):
 
 
 class Market:
-    """Bars and corporate actions by session."""
+    """Bars of one interval by label, corporate actions by session."""
 
     def __init__(self, bars: pd.DataFrame | None = None, actions: pd.DataFrame | None = None):
-        self.sessions: dict[datetime, dict[str, Bar]] = {}
+        self.bars: dict[datetime, dict[str, Bar]] = {}
         self.actions: dict[datetime, list[tuple[str, str, Decimal]]] = {}
         if bars is not None:
             self.add(bars, actions)
 
     def add(self, bars: pd.DataFrame, actions: pd.DataFrame | None) -> None:
         """Add frames of bars and actions; what is there already is replaced."""
-        for (symbol, day), row in zip(bars.index, bars.itertuples(index=False), strict=True):
+        for (symbol, label), row in zip(bars.index, bars.itertuples(index=False), strict=True):
             prices = (dollars(row.open), dollars(row.high), dollars(row.low), dollars(row.close))
-            self.sessions.setdefault(day.to_pydatetime(), {})[symbol] = Bar(*prices, row.volume)
+            self.bars.setdefault(label.to_pydatetime(), {})[symbol] = Bar(*prices, row.volume)
         for row in actions.itertuples() if actions is not None else ():
             told = self.actions.setdefault(row.timestamp.to_pydatetime(), [])
             action = (row.symbol, row.kind, Decimal(str(row.value)))
             if action not in told:
                 told.append(action)
 
-    def last_close(self, symbol: str, before: datetime) -> Decimal | None:
-        """The newest close of a symbol in the sessions up to `before`, included."""
-        for day in sorted(self.sessions, reverse=True):
-            if day <= before and symbol in self.sessions[day]:
-                return self.sessions[day][symbol].close
-        return None
+    def last_close(self, symbol: str, newest: datetime) -> Decimal | None:
+        """The newest close of a symbol in the bars up to the one labelled `newest`."""
+        labels = (label for label, bars in self.bars.items() if label <= newest and symbol in bars)
+        label = max(labels, default=None)
+        return None if label is None else self.bars[label][symbol].close
 
 # %% ../nbs/11a_exchange.ipynb #416f7bbd
 class Refusal(Exception):
@@ -120,8 +127,10 @@ class Exchange:
         cash: Decimal,
         settings: Settings | None = None,
         calendar: str = "XNYS",
+        interval: str = "1d",
     ):
-        self.market, self.now, self.cash, self.calendar = market, now, cash, calendar
+        self.market, self.now, self.cash = market, now, cash
+        self.calendar, self.interval = calendar, interval
         self.settings = settings or Settings()
         self.id, self.number = str(uuid4()), f"PA{random.randrange(10**9):09d}"
         self.last_equity = cash
@@ -164,7 +173,8 @@ class Exchange:
     def price(self, symbol: str) -> Decimal:
         """The last price of a symbol; 0 if it never had one."""
         if symbol not in self.prices:
-            self.prices[symbol] = self.market.last_close(symbol, self.now) or Decimal(0)
+            newest = last_complete(pd.Timestamp(self.now), self.interval, self.calendar)
+            self.prices[symbol] = self.market.last_close(symbol, newest) or Decimal(0)
         return self.prices[symbol]
 
     @property
@@ -252,7 +262,7 @@ class Exchange:
 
     def knows(self, symbol: str) -> bool:
         """Whether the symbol can be traded here."""
-        return symbol in self.prices or any(symbol in day for day in self.market.sessions.values())
+        return symbol in self.prices or any(symbol in bars for bars in self.market.bars.values())
 
     def end(self, order: Order, status: str) -> None:
         """End an order as canceled, expired or rejected; Refusal if it is over."""
@@ -312,55 +322,70 @@ class Exchange:
             self.fill(order, Decimal(self._random.randrange(1, int(order.left))), price, at)
         self.fill(order, order.left, price, at)
 
+    def trade_at(self, prices: Mapping[str, Decimal]) -> None:
+        """Symbols trade at these prices now: while a session is on, orders that match fill."""
+        self.prices |= prices
+        if self.is_open and self.settings.fills == "auto":
+            for order in self.waiting():
+                self.match(order, self.price(order.symbol), self.now)
+
     # Time
 
     def advance(self, to: datetime, known_only: bool = False) -> None:
-        """Let time pass: every open and close on the way, in order.
+        """Let time pass: every open and close of a session and of a bar on the way, in order.
 
-        With `known_only`, wait at a session whose bars are not there yet.
+        With `known_only`, wait at a session whose daily bars are not there yet.
         """
-        for moment, kind, session in self._moments(self.now, to):
-            if known_only and session not in self.market.sessions and (to - session).days < 5:
+        for moment, happen, label in self._moments(self.now, to):
+            if known_only and label not in self.market.bars and (to - label).days < 5:
                 return
             self.now = moment
-            (self._open if kind == "open" else self._close)(session, moment)
+            happen(label, moment)
         self.now = to
 
-    def _moments(self, after: datetime, to: datetime) -> Iterator[tuple[datetime, str, datetime]]:
-        calendar = exchange_calendar(self.calendar)
-        first, last = pd.Timestamp(after).normalize() - pd.Timedelta(days=1), pd.Timestamp(to).normalize()
-        for session in calendar.sessions_in_range(first, last):
-            for kind, moment in (
-                ("open", calendar.session_open(session)),
-                ("close", calendar.session_close(session)),
-            ):
-                naive = moment.tz_localize(None).to_pydatetime()
-                if after < naive <= to:
-                    yield naive, kind, session.to_pydatetime()
+    def _moments(self, after: datetime, to: datetime) -> Iterator[tuple[datetime, Callable, datetime]]:
+        "What happens on the way: a session opens, its bars open and close, each begins where the one before ends, it closes."
+        calendar, day = exchange_calendar(self.calendar), pd.Timedelta(days=1)
+        for session in sessions_between(pd.Timestamp(after) - day, pd.Timestamp(to) + day, self.calendar):
+            opens, closes = (at.tz_localize(None) for at in calendar.session_open_close(session))
+            labels = labels_between(session, session, self.interval, self.calendar)
+            begins, ends = [opens, *labels[1:]], [*labels[1:], closes]
+            happens = [(opens, self._session_opens, session)]
+            for label, begin, end in zip(labels, begins, ends, strict=True):
+                happens += [(begin, self._bar_opens, label), (end, self._bar_closes, label)]
+            for moment, happen, label in (*happens, (closes, self._session_closes, session)):
+                if after < moment <= to:
+                    yield moment.to_pydatetime(), happen, label.to_pydatetime()
 
-    def _open(self, session: datetime, at: datetime) -> None:
+    def _session_opens(self, session: datetime, at: datetime) -> None:
         self.last_equity = self.equity
         self._corporate_actions(session, at)
-        bars = self._traded(session)
-        self.prices |= {symbol: bar.open for symbol, bar in bars.items()}
         for order in self.waiting():
             order.status = "new" if order.status == "accepted" else order.status
+
+    def _bar_opens(self, label: datetime, at: datetime) -> None:
+        bars = self._traded(label)
+        self.prices |= {symbol: bar.open for symbol, bar in bars.items()}
+        for order in self.waiting():
             if order.symbol in bars and self.settings.fills == "auto":
                 self.match(order, bars[order.symbol].open, at)
 
-    def _close(self, session: datetime, at: datetime) -> None:
-        bars = self._traded(session)
+    def _bar_closes(self, label: datetime, at: datetime) -> None:
+        bars = self._traded(label)
         for order in self.waiting():
             if order.symbol in bars and self.settings.fills == "auto":
                 bar = bars[order.symbol]
                 self.match(order, bar.open, at, bar.low if order.side == "buy" else bar.high)
-            if order.good == "day" and order.left:
-                self.end(order, "expired")
-        told = self.market.sessions.get(session, {})
+        told = self.market.bars.get(label, {})
         self.prices |= {symbol: bar.close for symbol, bar in told.items() if symbol not in self.halted}
 
-    def _traded(self, session: datetime) -> dict[str, Bar]:
-        bars = self.market.sessions.get(session, {})
+    def _session_closes(self, session: datetime, at: datetime) -> None:
+        for order in self.waiting():
+            if order.good == "day":
+                self.end(order, "expired")
+
+    def _traded(self, label: datetime) -> dict[str, Bar]:
+        bars = self.market.bars.get(label, {})
         return {symbol: bar for symbol, bar in bars.items() if bar.volume > 0 and symbol not in self.halted}
 
     def waiting(self) -> list[Order]:

@@ -30,8 +30,8 @@ import pandas as pd
 from .alpaca import moment
 from .config import Config, UserError
 from .exchange import Exchange, Market, Order, Refusal, Settings
-from .risk import tick
-from .sessions import close_after, exchange_calendar, last_close, sessions_between
+from .risk import dollars, tick
+from .sessions import close_after, exchange_calendar, last_complete, last_open, sessions_between
 from .store import Store
 
 # %% ../nbs/11_paper_broker.ipynb #2dc8d72f
@@ -463,23 +463,23 @@ class Desk:
     # Data
 
     def get_bars(self, query: dict[str, str], body: Any) -> tuple[int, Any]:
-        """GET /v2/stocks/bars: daily bars that are complete by the broker's clock."""
-        if query.get("timeframe", "1Day") != "1Day":
-            raise Refusal(400, 40010001, "daily bars are served here")
+        """GET /v2/stocks/bars: bars that are complete by the broker's clock."""
+        exchange, daily = self.exchange, self.exchange.interval == "1d"
+        if query.get("timeframe", "1Day") != _TIMEFRAMES[exchange.interval]:
+            raise Refusal(400, 40010001, f"{_TIMEFRAMES[exchange.interval]} bars are served here")
         start = moment(query["start"]) if "start" in query else datetime(1990, 1, 1)
-        end = moment(query["end"]) if "end" in query else self.exchange.now
-        newest = last_close(pd.Timestamp(self.exchange.now), self.exchange.calendar).normalize()
+        end = moment(query["end"]) if "end" in query else exchange.now
+        newest = last_complete(pd.Timestamp(exchange.now), exchange.interval, exchange.calendar)
         wanted, rows = query["symbols"].split(","), []
-        for day in sorted(self.exchange.market.sessions):
-            if start <= day <= min(end, newest):
-                found = self.exchange.market.sessions[day]
-                rows += [(symbol, day, found[symbol]) for symbol in wanted if symbol in found]
+        for label, found in exchange.market.bars.items():
+            if start <= label <= min(end, newest):
+                rows += [(symbol, label, found[symbol]) for symbol in wanted if symbol in found]
         rows.sort(key=lambda row: row[:2])
         first = int(query.get("page_token") or 0)
         last = first + int(query.get("limit", 1000))
         pages: dict[str, list[Any]] = {}
-        for symbol, day, bar in rows[first:last]:
-            stamp = pd.Timestamp(day, tz="America/New_York").tz_convert("UTC")
+        for symbol, label, bar in rows[first:last]:
+            stamp = pd.Timestamp(label, tz="America/New_York" if daily else "UTC").tz_convert("UTC")
             prices = dict(zip("ohlc", (float(price) for price in bar[:4]), strict=True))
             told = {"t": f"{stamp:%Y-%m-%dT%H:%M:%SZ}", **prices, "v": bar.volume, "n": 1, "vw": prices["c"]}
             pages.setdefault(symbol, []).append(told)
@@ -548,6 +548,8 @@ def _shares(told: Any) -> Decimal:
     return quantity.to_integral_value() if quantity == quantity.to_integral_value() else quantity
 
 
+_TIMEFRAMES = {"1d": "1Day", "1h": "1Hour", "30m": "30Min", "15m": "15Min", "5m": "5Min", "1m": "1Min"}
+
 _ROUTES: dict[tuple[str, str], Callable[..., tuple[int, Any]]] = {
     ("POST", "/v2/orders"): Desk.post_order,
     ("GET", "/v2/orders"): Desk.get_orders,
@@ -567,7 +569,7 @@ _ROUTES: dict[tuple[str, str], Callable[..., tuple[int, Any]]] = {
         200,
         [
             asset_json(symbol)
-            for symbol in sorted({s for day in desk.exchange.market.sessions.values() for s in day})
+            for symbol in sorted({s for bars in desk.exchange.market.bars.values() for s in bars})
         ],
     ),
     ("GET", "/v2/stocks/bars"): Desk.get_bars,
@@ -646,7 +648,7 @@ class Owner:
             given["multiplier"] = Decimal(str(given["multiplier"]))
         now = moment(body["now"]) if "now" in body else old.now
         cash = Decimal(str(body.get("cash", 100_000)))
-        self.desk.exchange = Exchange(old.market, now, cash, Settings(**given), old.calendar)
+        self.desk.exchange = Exchange(old.market, now, cash, Settings(**given), old.calendar, old.interval)
         self.desk.__init__(self.desk.exchange, self.desk.journal, body.get("driven", self.desk.driven))
         self.desk.journal.clear()
         self.faults.clear()
@@ -670,16 +672,14 @@ class Owner:
 
     def set_prices(self, prices: dict[str, Any]) -> None:
         """Set prices, or quotes as {bid, ask, at}; while the market is open, orders that now match fill."""
-        exchange = self.desk.exchange
+        exchange, traded = self.desk.exchange, {}
         for symbol, told in prices.items():
             if isinstance(told, dict):
                 quote = {name: Decimal(str(told[name])) for name in ("bid", "ask") if name in told}
                 exchange.quotes[symbol] = quote | ({"at": moment(told["at"])} if "at" in told else {})
             else:
-                exchange.prices[symbol] = Decimal(str(told))
-        if exchange.is_open and exchange.settings.fills == "auto":
-            for order in exchange.waiting():
-                exchange.match(order, exchange.price(order.symbol), exchange.now)
+                traded[symbol] = Decimal(str(told))
+        exchange.trade_at(traded)
 
     def act(self, order: Order, what: str, body: dict[str, Any]) -> None:
         """Fill, cancel, reject or expire an order, as the broker's own doing."""
@@ -1005,21 +1005,22 @@ def open_desk(
         if not len(sessions):
             raise UserError(f"{calendar} has no session on {start:%Y-%m-%d} or soon after it")
         now = (close_after(sessions[0], calendar) + pd.Timedelta(seconds=1)).to_pydatetime()
-    exchange = Exchange(Market(), now, capital, calendar=calendar)
+    exchange = Exchange(Market(), now, capital, calendar=calendar, interval=config.data.interval)
     journal = Journal(file)
     if fresh or not journal.load(exchange):
         journal.clear()
     if store is not None:
-        since = pd.Timestamp(exchange.now).normalize() - pd.Timedelta(days=10)
-        exchange.market.add(store.bars(start=since), _actions(store, since))
+        _read_bars(exchange, store, pd.Timestamp(exchange.now).normalize() - pd.Timedelta(days=10))
     desk = Desk(exchange, journal, driven=start is not None)
     journal.save(exchange, list(exchange.orders.values()))
     return desk
 
 
-def _actions(store: Store, since: pd.Timestamp) -> pd.DataFrame:
-    actions = store.actions()
-    return actions[actions["timestamp"] >= since]
+def _read_bars(exchange: Exchange, store: Store, since: pd.Timestamp) -> pd.DataFrame:
+    "Let the market know the bars and actions that are stored since a moment; the bars."
+    bars, actions = store.bars(start=since, daily=exchange.interval == "1d"), store.actions()
+    exchange.market.add(bars, actions[actions["timestamp"] >= since.normalize()])
+    return bars
 
 
 @contextlib.contextmanager
@@ -1113,11 +1114,17 @@ async def _tick(server: Server, store: Store | None) -> None:
     read = 0.0
     while True:
         exchange = server.desk.exchange
-        if store is not None and time.monotonic() - read > 30:
-            since = pd.Timestamp(exchange.now).normalize() - pd.Timedelta(days=10)
-            exchange.market.add(store.bars(start=since), _actions(store, since))
+        daily = exchange.interval == "1d"
+        exchange.advance(datetime.now(UTC).replace(tzinfo=None), known_only=daily)
+        if store is not None and time.monotonic() - read > (30 if daily else 5):
+            ten_days_ago = pd.Timestamp(exchange.now).normalize() - pd.Timedelta(days=10)
+            bars = _read_bars(
+                exchange, store, ten_days_ago if daily else last_open(exchange.now, exchange.calendar)
+            )
+            if not daily:
+                closes = bars["close"].groupby(level="symbol").last()
+                exchange.trade_at({symbol: dollars(close) for symbol, close in closes.items()})
             read = time.monotonic()
-        exchange.advance(datetime.now(UTC).replace(tzinfo=None), known_only=True)
         server.keep()
         await asyncio.sleep(1)
 
