@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['stale_rows', 'update_features', 'update_signals', 'configured_features', 'configured_strategy', 'compare_signals',
-           'forget_old_bars']
+           'forget_old_bars', 'refuse_intraday']
 
 # %% ../nbs/05a_pipeline.ipynb #3387348f
 import hashlib
@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from .config import Config
+from .config import Config, UserError
 from .indicators import columns, compute
 from .prices import BAR_COLUMNS, adjust
 from .signal_engine import Strategy, generate, get_strategy
@@ -128,3 +128,9 @@ def forget_old_bars(store: Store, config: Config, now: pd.Timestamp) -> int:
     return store.forget_intraday(
         now.normalize().replace(day=1) - pd.DateOffset(months=config.data.keep_intraday)
     )
+
+# %% ../nbs/05a_pipeline.ipynb #ba376c49
+def refuse_intraday(config: Config, what: str) -> None:
+    """Raise UserError if the configured bars are not daily: `what`, such as "a backtest trades", daily bars only."""
+    if config.data.interval != "1d":
+        raise UserError(f"[data] interval = {config.data.interval}: {what} daily bars only; set it to 1d")

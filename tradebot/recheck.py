@@ -24,7 +24,7 @@ from .config import Config, UserError
 from .decisions import Books, Facts, decide
 from .executor import Calendar, newest_account
 from .ledger import Record, account_result, read_record, status_of
-from .pipeline import configured_strategy
+from .pipeline import configured_strategy, refuse_intraday
 from .prices import BAR_COLUMNS
 from .risk import scale_order
 from .sessions import last_close, last_open
@@ -402,10 +402,7 @@ def recheck(store: Store, config: Config, start: pd.Timestamp, end: pd.Timestamp
     Raises UserError where no account was ever traded from this store, for intraday bars, and where nothing was decided in the
     period.
     """
-    if config.data.interval != "1d":
-        raise UserError(
-            f"[data] interval = {config.data.interval}: recorded decisions are checked on daily bars only"
-        )
+    refuse_intraday(config, "recorded decisions are checked on")
     start, end = pd.Timestamp(start), pd.Timestamp(end)
     account, _ = newest_account(store)
     record = read_record(store, account)

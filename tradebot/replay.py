@@ -19,7 +19,13 @@ from .exchange import Exchange, Market
 from .executor import Executor
 from .ledger import account_result, read_record
 from .paper_broker import Desk, Journal, served, wind
-from .pipeline import configured_features, configured_strategy, update_features, update_signals
+from tradebot.pipeline import (
+    configured_features,
+    configured_strategy,
+    refuse_intraday,
+    update_features,
+    update_signals,
+)
 from .results import Result
 from .sessions import completed_at
 from .store import Store, open_store
@@ -39,8 +45,7 @@ def _private(config: Config, folder: str, symbols: list[str]) -> Config:
 
 
 def _refuse_what_differs(config: Config) -> None:
-    if config.data.interval != "1d":
-        raise UserError(f"[data] interval = {config.data.interval}: a replay trades daily bars only")
+    refuse_intraday(config, "a replay trades")
     if config.risk.commission:
         raise UserError(
             f"[risk] commission = {config.risk.commission:g}: the paper broker charges none, so a replay with it would "

@@ -23,6 +23,7 @@ import pandas as pd
 from .accounting import FILLS, account, bars_of
 from .config import Risk, UserError
 from .indicators import registered
+from .pipeline import refuse_intraday
 from .prices import fingerprint
 from .programs import read
 from .scan import events_of, scan
@@ -286,6 +287,7 @@ def stored_universe(
     store: "Store", config: "Config", symbols: Sequence[str] = (), start: str = "", end: str = ""
 ) -> Universe:
     """All stored bars of some symbols, or the configured ones, over sessions that reach from `start` to `end` at least."""
+    refuse_intraday(config, "a sweep trades")
     asked = list(symbols) or config.data.universe
     span = _range(start, end)
     return universe_of(store.bars(asked), store.actions(asked), config.data.calendar, **span)
