@@ -3,9 +3,12 @@
 import json
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from threading import Event
+from time import sleep
 
 import pandas as pd
 import pytest
@@ -15,9 +18,10 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from starlette.testclient import TestClient
 
-from tradebot.app import create_app
+from tradebot.app import Readiness, create_app
 from tradebot.config import Config
 from tradebot.dues import ask, claim, finish
+from tradebot.engine import StoreError
 from tradebot.executor import utc_now
 from tradebot.keys import create_key
 from tradebot.pipeline import update_features, update_signals
@@ -231,18 +235,46 @@ def test_schedules_are_told_with_how_they_stand_and_so_are_wrong_files(tmp_path:
 def test_a_store_that_is_lost_is_told_and_not_guessed(tmp_path: Path) -> None:
     with calling(tmp_path) as client:
         del client.headers["X-API-Key"]
-        assert client.get("/readyz").status_code == 200
         ledger = tmp_path / "data" / "ledger.duckdb"
         ledger.rename(tmp_path / "away")
         ledger.mkdir()
         told = client.get("/latest")
         assert (told.status_code, told.json()["code"]) == (503, "store_unavailable")
-        assert client.get("/readyz").status_code == 503
+        unready = client.get("/readyz")
+        assert (unready.status_code, unready.json()["code"]) == (503, "store_unavailable")
+        assert "ledger" not in unready.text, "anybody may ask, so it says no more"
         assert client.get("/healthz").status_code == 200
         text = client.get("/metrics").text
         assert "tradebot_up 0.0" in text
         assert "tradebot_kill_switch 1.0" in text
         assert "tradebot_signals{" not in text
+
+
+def test_many_ask_whether_it_is_ready_and_the_store_is_looked_at_once_and_holds_nobody_up() -> None:
+    now, looks, hangs, leave = [0.0], [], Event(), Event()
+
+    def look() -> None:
+        looks.append(now[0])
+        if hangs.is_set():
+            leave.wait(30)
+            raise StoreError("it hung")
+
+    ready = Readiness(look, lambda: now[0])
+    assert [ready() for _ in range(50)] == [True] * 50
+    assert looks == [0.0]
+    hangs.set()
+    now[0] = 4.0
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(ready)
+        while len(looks) < 2:
+            sleep(0.01)
+        assert ready(patience=0.01), "what was well four seconds ago still counts"
+        now[0] = 5.0
+        assert not ready(patience=0.01), "and five are enough"
+        leave.set()
+        assert not hanging.result(30)
+    assert not ready(), "a failed look counts for a second, too"
+    assert looks == [0.0, 4.0]
 
 
 def test_the_openapi_document_types_every_answer(client: TestClient) -> None:

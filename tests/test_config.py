@@ -135,3 +135,11 @@ def test_no_log_line_shows_a_secret_wherever_it_came_from(tmp_path: Path, stream
         assert secret not in text
     if stream_type is io.StringIO:
         assert [json.loads(line)["level"] for line in text.splitlines()] == ["INFO", "INFO", "ERROR"]
+
+
+def test_the_kill_file_may_lie_in_a_folder_that_machines_share_but_below_the_project(tmp_path: Path) -> None:
+    assert load_config(tmp_path, {}).kill_file == tmp_path / "KILL"
+    shared = load_config(tmp_path, {"TRADEBOT_EXECUTION_KILL_FILE": "reports/KILL"})
+    assert shared.kill_file == tmp_path / "reports" / "KILL"
+    with pytest.raises(UserError, match=r"\[execution\] kill_file = /tmp/KILL"):
+        load_config(tmp_path, {"TRADEBOT_EXECUTION_KILL_FILE": "/tmp/KILL"})

@@ -7,13 +7,16 @@ __all__ = ['logger', 'At', 'Asked', 'Limit', 'ManyBars', 'Id', 'Symbol', 'OfSymb
            'stream', 'Problem', 'problem', 'service_of', 'latest', 'signals', 'symbols', 'prices', 'indicators',
            'account', 'positions', 'orders', 'performance', 'switch', 'flip', 'runs', 'schedules', 'notebook',
            'reports', 'report', 'Browser', 'Key', 'push_key', 'push_subscribe', 'push_unsubscribe', 'service_worker',
-           'manifest', 'favicon', 'documentation', 'home', 'healthz', 'readyz', 'metrics', 'ws', 'create_app']
+           'manifest', 'favicon', 'documentation', 'home', 'healthz', 'Readiness', 'readyz', 'metrics', 'ws',
+           'create_app']
 
 # %% ../nbs/15_app.ipynb #ec215864
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -379,10 +382,38 @@ def healthz() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
+class Readiness:
+    """Whether `look` finds the store well, seen at most a second ago, or five while somebody else is looking."""
+
+    def __init__(self, look: Callable[[], None], clock: Callable[[], float] = time.monotonic):
+        self._look, self._clock, self._lock = look, clock, threading.Lock()
+        self._well_at = self._looked_at = float("-inf")
+
+    def __call__(self, patience: float = 2.0) -> bool:
+        """Looks, unless somebody just has; waits so many seconds for whoever does."""
+        if self._lock.acquire(timeout=patience):
+            try:
+                if self._clock() >= self._looked_at + 1.0:
+                    self._look_again()
+            finally:
+                self._lock.release()
+        return self._well_at >= self._looked_at and self._clock() < self._well_at + 5.0
+
+    def _look_again(self) -> None:
+        try:
+            self._look()
+        except StoreError as error:
+            logger.warning("not ready: %s", error)
+            self._looked_at = self._clock()
+        else:
+            self._well_at = self._looked_at = self._clock()
+
+
 @health.get("/readyz", responses={503: {"model": Problem, "description": _STATUS[503]}})
-def readyz(service: Asked) -> dict[str, str]:
+def readyz(request: Request) -> dict[str, str]:
     """The store answers, too."""
-    service.ready()
+    if not request.app.state.ready():
+        raise StoreError("the store does not answer; the server's log says why")
     return {"status": "ok"}
 
 
@@ -464,6 +495,7 @@ def create_app(config: Config | None = None) -> FastAPI:
     service, registry = Service(config, open_store(config.database_url)), CollectorRegistry()
     registry.register(StoreCollector(service, lambda: app.state.feed.clients))
     app.state.service, app.state.registry, app.state.push_key = service, registry, None
+    app.state.ready = Readiness(service.ready)
     for router in (rest, told, health, stream, files):
         app.include_router(router)
     app.mount("/assets", StaticFiles(directory=_ASSETS), name="assets")

@@ -132,7 +132,8 @@ class Execution(_Section):
     """How signals become orders: at which broker, of which kind, and what is too old to act on.
 
     `max_age` counts bars: with 1 a signal is good until the next bar is complete. `max_quote_age`, `max_skew` (between our
-    clock and the broker's) and `deadline` (of one request) are seconds; `pad` dollars are never spent.
+    clock and the broker's) and `deadline` (of one request) are seconds; `pad` dollars are never spent. `kill_file`, below the
+    project's folder, stops every buy while it exists; on machines that share a folder, it can lie there.
     """
 
     broker: Literal["local", "alpaca"] = "local"
@@ -146,6 +147,7 @@ class Execution(_Section):
     max_skew: float = Field(60.0, gt=0)
     deadline: float = Field(10.0, gt=0)
     live_account: str = ""  # the number of the account that may trade real money
+    kill_file: str = Field("KILL", pattern=r"^[^/]")
 
 
 class Notify(_Section):
@@ -239,7 +241,7 @@ class Config(_Section):
     @property
     def kill_file(self) -> Path:
         """While this file exists, nothing is bought."""
-        return self.home / "KILL"
+        return self.home / self.execution.kill_file
 
     @property
     def database_url(self) -> str:

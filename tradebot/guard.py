@@ -29,7 +29,7 @@ from .keys import Keys, User, list_keys
 from .store import Store
 
 # %% ../nbs/15c_guard.ipynb #f23b56fa
-OPEN = ("/healthz", "/login", "/logout", "/sw.js", "/manifest.webmanifest", "/favicon.ico")
+OPEN = ("/healthz", "/readyz", "/login", "/logout", "/sw.js", "/manifest.webmanifest", "/favicon.ico")
 OPEN_BELOW = ("/assets/", "/oidc/")
 READERS_MAY_POST = ("/push/subscribe", "/push/unsubscribe")
 _SAFE = ("GET", "HEAD", "OPTIONS")
