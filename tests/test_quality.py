@@ -126,7 +126,13 @@ def test_a_daily_bar_that_is_no_session_is_rejected(day):
 
 def test_an_intraday_bar_that_no_session_has_is_rejected():
     labels = labels_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-31"), "5m")
-    moments = ("2024-01-05 20:55", "2024-01-05 21:00", "2024-01-06 15:00", "2024-01-08 14:30", "2024-01-08 14:32")
+    moments = (
+        "2024-01-05 20:55",
+        "2024-01-05 21:00",
+        "2024-01-06 15:00",
+        "2024-01-08 14:30",
+        "2024-01-08 14:32",
+    )
     bars = bars_of(*((moment, *GOOD) for moment in moments))
     checked = check("XYZ", bars, NONE, labels=labels)
     assert found(checked) == [(5, "session", True), (6, "session", True), (8, "session", True)]
