@@ -45,14 +45,14 @@ def own_server(programs: Path, *settings: str) -> Iterator["PostgresServer"]:
 
 
 class PostgresServer:
-    """A cluster in a folder, on a free port. `password` is the superuser's, asked for on TCP."""
+    """A cluster in a folder, on a free port or the one given. `password` is the superuser's, asked for on TCP."""
 
     password = "a-secret-of-the-tests"
 
-    def __init__(self, folder: Path, programs: Path, settings: Sequence[str] = ()):
+    def __init__(self, folder: Path, programs: Path, settings: Sequence[str] = (), port: int = 0):
         self._folder, self.programs, self.settings = folder, programs, list(settings)
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", port))
             self.port = probe.getsockname()[1]
         # PostgreSQL refuses to run as root, and containers run their tests as root.
         self._user = "postgres" if os.geteuid() == 0 else None
