@@ -1707,6 +1707,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tradebot.store.Store.signals': ('store.html#store.signals', 'tradebot/store.py'),
                                 'tradebot.store.Store.signals_after': ('store.html#store.signals_after', 'tradebot/store.py'),
                                 'tradebot.store.Store.symbols': ('store.html#store.symbols', 'tradebot/store.py'),
+                                'tradebot.store.Store.watch': ('store.html#store.watch', 'tradebot/store.py'),
                                 'tradebot.store.Store.write_actions': ('store.html#store.write_actions', 'tradebot/store.py'),
                                 'tradebot.store.Store.write_bars': ('store.html#store.write_bars', 'tradebot/store.py'),
                                 'tradebot.store.Store.write_failures': ('store.html#store.write_failures', 'tradebot/store.py'),

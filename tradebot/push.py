@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from .config import Config, UserError
-from .engine import StoreError
 from .page import number, quantity
 from .service import Service, Signal
 from .store import Store
@@ -146,15 +145,7 @@ class Pusher:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.is_set():
-            try:
-                for _ in self._service.store.engine.bell(self._stop, self._poll):
-                    self._look()
-            except StoreError as error:
-                logger.warning("nothing can be pushed, trying again: %s", error)
-            except Exception:  # nobody would notice that the thread has ended
-                logger.exception("nothing can be pushed, trying again")
-            self._stop.wait(1.0)
+        self._service.store.watch(self._look, self._stop, self._poll, "nothing can be pushed")
 
     def _fills(self) -> list[Fill]:
         with self._service.store.engine.transaction("ledger") as transaction:

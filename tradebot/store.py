@@ -9,7 +9,7 @@ __all__ = ['logger', 'Store', 'connect', 'open_store']
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +268,21 @@ class Store:
                 logger.warning("new signals cannot be read, trying again: %s", error)
             if stop.wait(1.0):
                 return pd.DataFrame()
+
+    def watch(self, look: Callable[[], object], stop: threading.Event, poll: float, trouble: str) -> None:
+        """Call `look` now, when the ledger may have changed, and at least every `poll` seconds, until `stop` is set.
+
+        For a thread: whatever `look` raises is logged, after the words of `trouble`, and a second later it goes on.
+        """
+        while not stop.is_set():
+            try:
+                for _ in self.engine.bell(stop, poll):
+                    look()
+            except StoreError as error:
+                logger.warning("%s, trying again: %s", trouble, error)
+            except Exception:  # nobody would notice that the thread has ended
+                logger.exception("%s, trying again", trouble)
+            stop.wait(1.0)
 
     # Runs
 
