@@ -1,5 +1,5 @@
 # tradebot with its locked dependencies: what is built in the first stage is all that the second one gets, and nobody is root in it.
-# deploy/README.md says how it is run, and what of this was tried where.
+# docs/deploying.md says how it is run, deploy/README.md what of this was tried where.
 FROM python:3.12-slim-trixie AS builder
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=/app/.venv
 RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore uv==0.13.9
