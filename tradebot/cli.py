@@ -232,6 +232,8 @@ def _show(frame: "pd.DataFrame", nothing: str = "nothing") -> None:
 
 
 def _fetch(words: argparse.Namespace, config: "Config") -> int:
+    import pandas as pd
+
     from tradebot.data_fetch import fetch_universe
 
     store = _opened(config)
@@ -253,7 +255,8 @@ def _fetch(words: argparse.Namespace, config: "Config") -> int:
     _show(result.drop(columns="error"))
     errors = result.loc[result["status"] == "failed", "error"].to_dict()
     if words.start or words.end:
-        bars = store.bars(list(result.index), words.start, words.end, daily=config.data.interval == "1d")
+        until = words.end and words.end + pd.Timedelta("1d") - pd.Timedelta("1s")  # all of that day
+        bars = store.bars(list(result.index), words.start, until, daily=config.data.interval == "1d")
         empty = result.index.difference(bars.index.get_level_values("symbol")).difference(errors)
         errors |= dict.fromkeys(empty, f"{config.data.provider} has no bars of it in this range")
     for symbol, error in errors.items():
