@@ -22,6 +22,7 @@ from tradebot.store import open_store
 from tradebot.universe import universe
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("start", "end", "risk"),
     [
