@@ -320,15 +320,15 @@ def _record(
     run_id = f"{started:%Y%m%dT%H%M%S}-{label}-{token_hex(2)}"
     if "run" in parameters:
         parameters = parameters | {"run": run_id}
-    symbols = (
-        parameters.get("symbols") or None
-    )  # a notebook without it, or that leaves it empty, may read all
+    given = parameters.get("symbols")  # a notebook without it, or that leaves it empty, may read all
+    symbols = [str(symbol).upper() for symbol in given] if isinstance(given, list) and given else None
+    daily = config.data.interval == "1d"
     return {
         "id": run_id,
         "notebook": notebook.name,
         "git_revision": git_revision(config.home),
         "parameters": _recorded(parameters, config),
-        "fingerprint": fingerprint(store.bars(symbols), store.actions(symbols)),
+        "fingerprint": fingerprint(store.bars(symbols, daily=daily), store.actions(symbols)),
         "started": started,
         "ended": None,
         "status": "running",
