@@ -35,7 +35,7 @@ from tradebot.schedules import load_schedules
 from tradebot.store import open_store
 
 REPOSITORY, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
-ROUNDS, EVERY = 4, 15  # due times, and seconds between them
+ROUNDS, EVERY = 10, 12  # due times beside each command, and seconds between them
 IDLE, JOBS = 60, 1_000
 
 

@@ -216,12 +216,13 @@ def _sessions(schedule: Schedule, after: pd.Timestamp, until: pd.Timestamp) -> t
     return opens.dt.tz_localize(None), closes.dt.tz_localize(None)
 
 
-def _within(opens: pd.Series, closes: pd.Series, every: pd.Timedelta) -> list[pd.Timestamp]:
-    spans = zip(opens, closes, strict=True)
+def _within(
+    opens: pd.Series, closes: pd.Series, every: pd.Timedelta, after: pd.Timestamp, until: pd.Timestamp
+) -> list[pd.Timestamp]:
     return [
         opened + number * every
-        for opened, closed in spans
-        for number in range(1, (closed - opened) // every + 1)
+        for opened, closed in zip(opens, closes, strict=True)
+        for number in range(max(1, (after - opened) // every + 1), (min(closed, until) - opened) // every + 1)
     ]
 
 
@@ -258,7 +259,7 @@ def due_between(schedule: Schedule, after: datetime, until: datetime) -> list[pd
         return _cron(schedule, after, until)
     opens, closes = _sessions(schedule, after, until)
     if trigger.every is not None:
-        moments = _within(opens, closes, trigger.every)
+        moments = _within(opens, closes, trigger.every, after - trigger.offset, until - trigger.offset)
     else:
         moments = opens if trigger.event == "open" else closes
     return [moment for moment in (each + trigger.offset for each in moments) if after < moment <= until]
@@ -267,8 +268,8 @@ def due_between(schedule: Schedule, after: datetime, until: datetime) -> list[pd
 def next_due(schedule: Schedule, after: datetime) -> pd.Timestamp | None:
     """When it is due next after a moment; None if not within a year."""
     after = pd.Timestamp(after)
-    for days in (1, 8, 40, 366):
-        if found := due_between(schedule, after, after + pd.Timedelta(days=days)):
+    for span in ("1h", "1d", "8d", "40d", "366d"):
+        if found := due_between(schedule, after, after + pd.Timedelta(span)):
             return found[0]
     return None
 
