@@ -85,9 +85,11 @@ def copy_store(
     """Copy every table of `source` into `target`; index table, columns rows, copied, checksum.
 
     Safe to run again, and to go on after an interruption. `progress` hears how many rows of a table are done with. Raises
-    StoreError if `target` holds what `source` lacks, or holds it otherwise unless `replace_rows`, or if the two are not alike
-    in the end.
+    StoreError if `target` holds what `source` lacks, or holds it otherwise unless `replace_rows` (then before anything is
+    written), or if the two are not alike in the end.
     """
+    if not replace_rows:
+        _check_first(source, target)
     done = []
     for table in map(_whole, TABLES.values()):
         rows, copied, sums = 0, 0, hashlib.sha256()
@@ -138,11 +140,30 @@ def _check_held(
         raise StoreError(f"{name} already holds rows of {table.name}, and they differ")
 
 
+def _check_first(source: Store, target: Store) -> None:
+    "Raises StoreError if the target holds anything that it could not keep as it is."
+    for table in map(_whole, TABLES.values()):
+        if not (left := _count(table, target)):
+            continue
+        for symbols in _pieces(source, table):
+            theirs = _read(target, table, symbols)
+            _check_held(table, _read(source, table, symbols), theirs, target.engine.name, replace_rows=False)
+            left -= len(theirs)
+        if left:
+            raise StoreError(
+                f"{target.engine.name} holds {left} rows of {table.name} that the other store lacks"
+            )
+
+
+def _count(table: Table, store: Store) -> int:
+    with store.engine.transaction(table.area) as transaction:
+        ((count,),) = transaction.rows(f"SELECT count(*) FROM {table.name}")
+    return count
+
+
 def _check_count(table: Table, rows: int, source: Store, target: Store) -> None:
     for store in (source, target):
-        with store.engine.transaction(table.area) as transaction:
-            ((count,),) = transaction.rows(f"SELECT count(*) FROM {table.name}")
-        if count != rows:
+        if (count := _count(table, store)) != rows:
             raise StoreError(
                 f"{rows} rows of {table.name} were copied, and {store.engine.name} has {count}; "
                 "if something still writes there, stop it and run this again"

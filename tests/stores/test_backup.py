@@ -19,6 +19,7 @@ from tradebot.backup import MANIFEST, backup, restore
 from tradebot.config import UserError
 from tradebot.db_models import MIGRATIONS
 from tradebot.engine import StoreError
+from tradebot.keys import create_key
 from tradebot.store import Store, open_store
 from tradebot.transfer import copy_store
 
@@ -135,6 +136,18 @@ def test_a_store_that_has_lived_on_is_not_restored_over(store: Store, tmp_path: 
         StoreError, match="holds 1 rows of signals that the other store lacks; a backup is restored into"
     ):
         restore(tmp_path / "saved", store)
+
+
+def test_a_store_that_holds_anything_of_its_own_is_refused_before_anything_is_written(
+    store: Store, tmp_path: Path
+) -> None:
+    backup(store, tmp_path / "saved", NOW)
+    target = open_store(f"duckdb:///{tmp_path}/other")
+    create_key(target, "laptop", "read", NOW)
+    with pytest.raises(StoreError, match="holds 1 rows of api_keys that the other store lacks"):
+        restore(tmp_path / "saved", target)
+    assert target.bars().empty
+    assert target.runs().empty
 
 
 def test_an_interrupted_restore_goes_on(store: Store, tmp_path: Path) -> None:
