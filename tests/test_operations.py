@@ -239,10 +239,13 @@ def test_what_pods_refer_to_is_there(manifests: list[dict[str, Any]]) -> None:
 
 
 def test_one_executor_an_account_and_one_is_gone_before_the_next(manifests: list[dict[str, Any]]) -> None:
-    for one in manifests:
-        if one["kind"] == "Deployment" and one["metadata"]["name"] == "executor":
-            assert one["spec"]["replicas"] == 1
-            assert one["spec"]["strategy"] == {"type": "Recreate"}
+    executors = [
+        one for one in manifests if one["kind"] == "Deployment" and one["metadata"]["name"] == "executor"
+    ]
+    assert len(executors) == ("scheduler" in dict(pods(manifests))), "each overlay of ours has one"
+    for one in executors:
+        assert one["spec"]["replicas"] == 1
+        assert one["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def test_settings_are_ones_that_there_are(manifests: list[dict[str, Any]], tmp_path: Path) -> None:
