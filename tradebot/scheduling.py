@@ -10,7 +10,7 @@ import argparse
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -185,8 +185,6 @@ def _shown(work: Callable, config: "Config") -> Callable:
 @contextmanager
 def running(config: "Config", workers: int) -> "Iterator[Scheduler]":
     """A scheduler at work for the length of the block. Raises UserError if a file is wrong, or there is none."""
-    from contextlib import closing
-
     from tradebot.executor import utc_now
     from tradebot.kernel_pool import KernelPool
     from tradebot.notify import notifying
