@@ -13,9 +13,10 @@ import pytest
 from servers.web import WebServer
 
 from tradebot.config import Config, Environment, Risk
+from tradebot.dashboard import PAGES
 from tradebot.executor import utc_now
 from tradebot.keys import create_key
-from tradebot.pages import PAGES, Desk, Glance, Live, alarms, look, positions_table, problem
+from tradebot.pages import Desk, Glance, Live, alarms, look, positions_table, problem
 from tradebot.replay import walk
 from tradebot.service import Service, Switch
 from tradebot.sessions import sessions_between
