@@ -78,6 +78,9 @@ class DuckTransaction(Transaction):
         shape = json.dumps(dict.fromkeys(names, "DOUBLE")).replace("'", "''")
         return f"unnest(from_json(\"{column}\", '{shape}'))"
 
+    def turn(self, table: str) -> None:
+        """Nothing: whoever writes holds the whole file."""
+
     @contextlib.contextmanager
     def _staged(self, table: Table, frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
         if len(frame) == 1 and (table.json is None or table.json in frame.columns):

@@ -63,6 +63,10 @@ class Transaction(ABC):
         """What to SELECT to get numbers out of a JSON column, each as a column of its own name; NULL where one is missing."""
 
     @abstractmethod
+    def turn(self, table: str) -> None:
+        """Wait for this transaction's turn to write a table; the next writer's comes when it has ended. An upsert waits by itself."""
+
+    @abstractmethod
     def _staged(
         self, table: Table, frame: pd.DataFrame
     ) -> AbstractContextManager[tuple[str, dict[str, Any]]]:

@@ -82,6 +82,9 @@ class PostgresTransaction(Transaction):
         ]
         return ", ".join(fields)
 
+    def turn(self, table: str) -> None:
+        self._cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"tradebot.{table}"])
+
     @contextlib.contextmanager
     def _staged(self, table: Table, frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
         self._cursor.execute(
@@ -97,9 +100,7 @@ class PostgresTransaction(Transaction):
                         f"COPY incoming ({quoted(names)}) FROM STDIN (FORMAT csv)", piece
                     )
         self._cursor.execute("ANALYZE incoming")
-        self._cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"tradebot.{table.name}"]
-        )
+        self.turn(table.name)
         yield "incoming", {}
         self._cursor.execute("DROP TABLE incoming")
 
