@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
-    {"db_models", "prices", "sessions", "kernels", "kernel_pool", "risk", "splits", "broker", "notify"},
+    {"db_models", "chain", "prices", "sessions", "kernels", "kernel_pool", "risk", "splits", "broker", "notify"},
     {
         "decisions",
         "alpaca",
@@ -45,6 +45,7 @@ LAYERS = [
         "backtest",
         "simulate",
         "runs",
+        "provenance",
         "transfer",
         "backup",
         "frozen",
@@ -84,6 +85,7 @@ PURE = {
     "cross_validation",
     "trials",
     "luck",
+    "chain",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 MADE_OF_HEAVY = {

@@ -10,6 +10,7 @@ from tradebot.config import Config
 from tradebot.db_models import MIGRATIONS
 from tradebot.pipeline import configured_strategy, update_signals
 from tradebot.prices import fingerprint
+from tradebot.provenance import verify
 from tradebot.signal_engine import generate
 from tradebot.store import Store, connect, open_store
 from tradebot.transfer import copy_store
@@ -23,10 +24,12 @@ def filled(store: Store, bars: pd.DataFrame, actions: pd.DataFrame, signals: pd.
     store.write_bars(bars)
     store.write_actions(actions)
     store.write_signals("crossover", signals, run="r")
-    store.write_run(
-        id="r", notebook="pipeline.ipynb", git_revision="abc", parameters={"symbols": ["IBM"]}, fingerprint="f",
-        started=MOMENT, ended=MOMENT, status="succeeded", output="r", error=None,
-    )  # fmt: skip
+    with store.engine.transaction("ledger", write=True) as transaction:
+        transaction.rows(
+            "INSERT INTO runs (id, notebook, git_revision, parameters, fingerprint, started, ended, status, output) "
+            "VALUES ('r', 'pipeline.ipynb', 'abc', '{\"symbols\": [\"IBM\"]}', 'f', $at, $at, 'succeeded', 'r')",
+            at=MOMENT,
+        )
 
 
 @pytest.mark.parametrize("steps", SCHEMAS)
@@ -57,6 +60,10 @@ def test_a_store_of_every_schema_is_brought_forward_whole(
 
     written, _ = update_signals(store, strategy)
     assert written.inserted == written.updated == 0
+
+    store.write_run(id="s", notebook="pipeline.ipynb", parameters={}, started=MOMENT, status="running")
+    assert [entry.subject for entry in store.chain()] == ["r", "s"], "the runs of before begin the chain"
+    assert [line for line in verify(store, tmp_path).wrong if "altered" in line or "missing" in line] == []
 
 
 def test_an_upgrade_that_fails_changes_nothing_and_the_next_one_goes_through(

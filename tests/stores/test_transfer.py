@@ -94,6 +94,7 @@ def filled(store: Store) -> Store:
         "parameters": {"b": 1, "a": [1.0, None]},
         "fingerprint": "",
     }
+    store.note_environment("e", "duckdb==1\nnumpy==2")
     store.write_run(**run, started=MOMENT, ended=None, status="running", output=None, error=None)
     return store
 
