@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "tradebot"
 LAYERS = [
     {"config"},
-    {"db_models", "chain", "prices", "sessions", "kernels", "kernel_pool", "risk", "splits", "broker", "notify"},
+    {
+        "db_models",
+        "chain",
+        "prices",
+        "sessions",
+        "kernels",
+        "kernel_pool",
+        "risk",
+        "splits",
+        "broker",
+        "notify",
+    },
     {
         "decisions",
         "alpaca",
@@ -53,10 +64,10 @@ LAYERS = [
         "book",
         "paper_broker",
     },
-    {"doctor", "schedules", "sending", "reconcile", "parity", "sweep", "ledger"},
+    {"doctor", "why", "schedules", "sending", "reconcile", "parity", "sweep", "ledger"},
     {"executor", "dues", "scheduler", "sweep_plots", "control", "walk", "cross_validation", "trials"},
     {"replay", "recheck", "service", "workers", "components", "keys"},
-    {"trading", "scheduling", "walk_plots", "luck", "feed", "metrics", "push", "pages", "guard"},
+    {"trading", "scheduling", "records", "walk_plots", "luck", "feed", "metrics", "push", "pages", "guard"},
     {"report", "dashboard", "signin"},
     {"app"},
     {"serving"},

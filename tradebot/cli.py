@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import scheduling, serving, trading
+from . import records, scheduling, serving, trading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     trading.add_words(command, _Parser)
     serving.add_words(command, _Parser)
     scheduling.add_words(command, _Parser)
+    records.add_words(command, _Parser)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
 
@@ -299,10 +300,12 @@ def _indicators(words: argparse.Namespace, config: "Config") -> int:
 
 def _signals(words: argparse.Namespace, config: "Config") -> int:
     from tradebot.pipeline import configured_strategy, update_signals
+    from tradebot.runs import command_run, stored_fingerprint
 
-    strategy = configured_strategy(config)
-    daily = config.data.interval == "1d"
-    written, conflicts = update_signals(_opened(config), strategy, _upper(words.symbols), daily=daily)
+    strategy, store, symbols = configured_strategy(config), _opened(config), _upper(words.symbols)
+    rows, daily = stored_fingerprint(store, config, symbols), config.data.interval == "1d"
+    with command_run("tradebot signals", config, store, rows) as run:
+        written, conflicts = update_signals(store, strategy, symbols, run=run, daily=daily)
     print(
         f"{strategy.label}: {written.inserted} new, {written.unchanged} known, {len(conflicts)} bars with no clear side"
     )

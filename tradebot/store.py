@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import UserError
 from .chain import Entry, append, canonical
+from .config import UserError
 from .db_models import TABLES, quoted
 from .engine import Engine, StoreError, Transaction, Written
 from .prices import BAR_COLUMNS, actions_frame, adjust
@@ -240,6 +240,17 @@ class Store:
         frame = pd.DataFrame(rows, columns=_SIGNAL_COLUMNS)
         frame["details"] = [_dictionary(detail) for detail in frame["details"]]
         return frame.astype({"timestamp": "datetime64[us]"})
+
+    def signals_of(self, run: str, limit: int) -> pd.DataFrame:
+        """The newest signals that a run found, by time and symbol: timestamp, symbol, signal_type, price, rule."""
+        columns = "details ->> 'price' AS price, details ->> 'rule' AS rule"
+        query = (
+            f'SELECT "timestamp", symbol, signal_type, {columns} FROM signals '
+            "WHERE details ->> 'run' = $run ORDER BY \"timestamp\" DESC, symbol LIMIT $limit"
+        )
+        with self.engine.transaction("ledger") as transaction:
+            found = transaction.frame(query, run=run, limit=limit)
+        return found.iloc[::-1].reset_index(drop=True).astype({"price": "float64"})
 
     def listen(
         self, last: int | None = None, stop: threading.Event | None = None, poll: float = 5.0

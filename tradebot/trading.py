@@ -8,6 +8,7 @@ __all__ = ['add_words', 'execute', 'print_pass', 'print_account', 'show_account'
 
 # %% ../nbs/17a_trading.ipynb #521711c5
 import argparse
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
@@ -79,19 +80,20 @@ def execute(words: argparse.Namespace, config: "Config") -> int:
         return 1
 
 
-def _executor(config: "Config", notifier: Any) -> "Executor":
+def _executor(config: "Config", notifier: Any, run: str = "") -> "Executor":
     from tradebot.alpaca import get_broker
     from tradebot.executor import Executor
 
-    return Executor(config, _opened(config), get_broker(config), notify=notifier)
+    return Executor(config, _opened(config), get_broker(config), run=run, notify=notifier)
 
 
 def _once(config: "Config") -> int:
     from tradebot.executor import cash_proof
     from tradebot.notify import notifying
+    from tradebot.runs import command_run
 
-    with notifying(config) as notify:
-        executor = _executor(config, notify)
+    with notifying(config) as notify, command_run("tradebot execute --once", config, _opened(config)) as run:
+        executor = _executor(config, notify, run)
         done = executor.once()
         print(f"{executor.broker.name}, account {executor.account.number}")
         print_pass(done)
@@ -103,20 +105,22 @@ def _once(config: "Config") -> int:
 
 def _loop(config: "Config") -> int:
     from tradebot.notify import notifying
+    from tradebot.runs import command_run
 
     def told(done: "Pass") -> None:
         if done.choices or done.expired:
             print_pass(done)
             sys.stdout.flush()
 
-    with notifying(config) as notify:
-        executor = _executor(config, notify)
+    with notifying(config) as notify, command_run("tradebot execute --loop", config, _opened(config)) as run:
+        executor = _executor(config, notify, run)
         print(
             f"{executor.broker.name}: waiting for signals of {executor.strategy}; Ctrl-C ends it",
             file=sys.stderr,
         )
-        executor.loop(threading.Event(), told)
-    return 0
+        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends well
+            executor.loop(threading.Event(), told)
+    raise KeyboardInterrupt
 
 
 def _dry_run(config: "Config") -> int:
