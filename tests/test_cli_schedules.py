@@ -19,7 +19,7 @@ def scheduled(home: Path) -> Path:
 def test_the_shipped_schedules_are_right_and_none_that_trades_is_on(scheduled: Path) -> None:
     checked = tradebot(scheduled, "schedule", "check")
     assert checked.returncode == 0, checked.stderr
-    names = "daily, execution (off), intraday (off), monthly-sweep, nightly-replay (off), weekly-backtest"
+    names = "daily, evidence, execution (off), intraday (off), monthly-sweep, nightly-replay (off), weekly-backtest"
     assert checked.stdout == f"right: {names}\n"
     coming = tradebot(scheduled, "schedule", "next", "-n", "20").stdout.splitlines()
     assert len(coming) == 20
@@ -51,7 +51,7 @@ def test_a_schedule_is_asked_for_listed_and_asked_for_again_when_it_was_parked(s
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["once", "dayly"], "there is no schedule dayly; there are daily, execution"),
+        (["once", "dayly"], "there is no schedule dayly; there are daily, evidence, execution"),
         (["next", "dayly"], "there is no schedule dayly"),
         (["once", "daily", "--due", "soon"], "'soon' is not a moment such as '2024-11-29 18:30'"),
         (["run", "--workers", "0"], "--workers must be at least 1"),

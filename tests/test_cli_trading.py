@@ -61,9 +61,14 @@ def test_ten_years_of_signals_send_nothing_and_it_says_so(home: Path, port: str)
     tradebot(home, "fetch")
     tradebot(home, "signals")
     there = {"TRADEBOT_EXECUTION_URL": f"http://127.0.0.1:{port}"}
+    refused = tradebot(home, "broker", "--", str(TRADEBOT), "execute", "--once", **there)
+    assert refused.returncode == 1
+    assert "NOTHING IS BOUGHT: crossover is not promoted to paper" in refused.stdout
+    assert tradebot(home, "promote", "paper").returncode == 2
+    assert tradebot(home, "promote", "paper", "--override", "old signals only").returncode == 0
     once = tradebot(home, "broker", "--", str(TRADEBOT), "execute", "--once", **there)
     assert once.returncode == 0, once.stderr
-    assert "596 signals were too old to act on" in once.stdout
+    assert "596 signals were too old to act on" in refused.stdout
     assert once.stdout.count("none") == 3
 
 

@@ -69,7 +69,7 @@ ALTERATIONS: list[tuple[str, str, str]] = [
     ("a fingerprint", "UPDATE runs SET fingerprint = 'x' WHERE status = 'failed'", "was altered: fingerprint"),
     ("a parameter", "UPDATE runs SET parameters = '{\"divisor\": 3}' WHERE status = 'failed'", "altered: parameters"),
     ("a date", "UPDATE runs SET started = started - INTERVAL 1 DAY WHERE status = 'failed'", "altered: started"),
-    ("a run less", "DELETE FROM runs WHERE status = 'failed'", "is missing from the table of runs"),
+    ("a run less", "DELETE FROM runs WHERE status = 'failed'", "is missing from its table"),
     (
         "a run more",
         "INSERT INTO runs (id, notebook, parameters, started, status) "

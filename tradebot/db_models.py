@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Area', 'TABLES', 'MARKET_1', 'LEDGER_1', 'MARKET_2', 'LEDGER_3', 'LEDGER_4', 'MARKET_3', 'LEDGER_5', 'LEDGER_6',
-           'MARKET_2_EMBEDDED', 'SIGNALS_CHANNEL', 'MARKET_2_SERVER', 'LEDGER_2_SERVER', 'MIGRATIONS', 'RECORD',
-           'Table', 'Migration', 'identifier', 'quoted', 'insert_sql', 'update_sql', 'repeated_sql']
+           'LEDGER_7', 'MARKET_2_EMBEDDED', 'SIGNALS_CHANNEL', 'MARKET_2_SERVER', 'LEDGER_2_SERVER', 'MIGRATIONS',
+           'RECORD', 'Table', 'Migration', 'identifier', 'quoted', 'insert_sql', 'update_sql', 'repeated_sql']
 
 # %% ../nbs/01_db_models.ipynb #fbe813f9
 from dataclasses import dataclass
@@ -130,6 +130,26 @@ TABLES = {
                 "blob", "package", "environment", "files",
             ),
             json="parameters",
+        ),
+        Table(
+            "evidence",
+            "ledger",
+            ("id",),
+            (
+                "identity", "strategy", "parameters", "code", "environment", "name", "passed", "words", "figures",
+                "conditions", "run", "recorded",
+            ),
+            write_once=True,
+        ),
+        Table(
+            "promotions",
+            "ledger",
+            ("id",),
+            (
+                "identity", "strategy", "parameters", "code", "environment", "stage", "override", "evidence", "person",
+                "recorded",
+            ),
+            write_once=True,
         ),
         Table("environments", "ledger", ("id",), ("packages",), write_once=True),
         Table("chain", "ledger", ("number",), ("kind", "subject", "content", "hash"), write_once=True),
@@ -423,6 +443,38 @@ CREATE TABLE chain (
 );
 """
 
+# %% ../nbs/01_db_models.ipynb #6611e195
+LEDGER_7 = """
+CREATE TABLE evidence (
+    id TEXT COLLATE "C" NOT NULL UNIQUE,
+    identity TEXT COLLATE "C" NOT NULL,
+    strategy TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    code TEXT NOT NULL,
+    environment TEXT NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    passed BOOLEAN NOT NULL,
+    words TEXT NOT NULL,
+    figures TEXT NOT NULL,
+    conditions TEXT NOT NULL,
+    run TEXT,
+    recorded TIMESTAMP NOT NULL
+);
+CREATE TABLE promotions (
+    id TEXT COLLATE "C" NOT NULL UNIQUE,
+    identity TEXT COLLATE "C" NOT NULL,
+    strategy TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    code TEXT NOT NULL,
+    environment TEXT NOT NULL,
+    stage TEXT COLLATE "C" NOT NULL CHECK (stage IN ('research', 'paper', 'live')),
+    override TEXT,
+    evidence TEXT NOT NULL,
+    person TEXT NOT NULL,
+    recorded TIMESTAMP NOT NULL
+);
+"""
+
 # %% ../nbs/01_db_models.ipynb #aa9f5b4a
 MARKET_2_EMBEDDED = """
 CREATE TABLE raw_prices_by_time (
@@ -498,6 +550,7 @@ MIGRATIONS = (
     Migration("market", 3, MARKET_3),
     Migration("ledger", 5, LEDGER_5),
     Migration("ledger", 6, LEDGER_6),
+    Migration("ledger", 7, LEDGER_7),
 )
 RECORD = """
 CREATE TABLE IF NOT EXISTS migrations (

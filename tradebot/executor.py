@@ -27,8 +27,11 @@ from .broker import Account, Broker, BrokerDown, BrokerError, Clock
 from .config import Config, UserError
 from .decisions import Books, Choice, Facts, Pending, decide, equity, portfolio
 from .engine import StoreError
+from .identity import identify
 from .kill_switch import read_switch
 from .pipeline import configured_strategy
+from .promotion import unpromoted
+from .provenance import environment_digest
 from .reconcile import Reconciler, Seen
 from .risk import blocked
 from .sending import Sender
@@ -80,13 +83,14 @@ class Calendar:
 class Pass:
     """What one pass did: choices made, signals that were too old, and what stands in the way, if something does.
 
-    `asked`: whether the broker was asked to do anything.
+    `asked`: whether the broker was asked to do anything. `unpromoted`: why the strategy buys nothing, if it may not.
     """
 
     choices: list[Choice] = field(default_factory=list)
     expired: int = 0
     halted: str = ""
     asked: bool = False
+    unpromoted: str = ""
 
     @property
     def waiting(self) -> bool:
@@ -96,9 +100,8 @@ class Pass:
     def followed_by(self, later: "Pass") -> "Pass":
         """Both as one: what waited is replaced by what became of it."""
         final = [choice for choice in self.choices if choice.state != "WAITING"]
-        return Pass(
-            [*final, *later.choices], self.expired + later.expired, later.halted, self.asked or later.asked
-        )
+        asked, expired = self.asked or later.asked, self.expired + later.expired
+        return Pass([*final, *later.choices], expired, later.halted, asked, later.unpromoted)
 
 
 def utc_now() -> datetime:
@@ -123,7 +126,9 @@ class Executor:
     ):
         self.config, self.store, self.broker, self.run = config, store, broker, run
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{token_hex(2)}"
-        self.strategy = configured_strategy(config).label
+        strategy = configured_strategy(config)
+        self.strategy, self._identity = strategy.label, identify(strategy, environment_digest())
+        self._unpromoted = ""
         self.calendar = Calendar(config)
         self._wall, self._notify, self._step, self._settle = wall, notify, step, settle
         self._seen: Seen | None = None
@@ -179,6 +184,7 @@ class Executor:
             step=self._step,
         )
         self._reconciler = Reconciler(self.book, self.broker, self.calendar.name, self._tell, self._splits)
+        self._look_at_promotion()
         self._resolve(everyone=True)
         self.look(thorough=True)
 
@@ -302,13 +308,22 @@ class Executor:
         state = read_switch(self.store, self.config.kill_file)
         return f"kill switch: {state.reason}" if state.on else ""
 
+    def _look_at_promotion(self) -> None:
+        "Whether the strategy may buy at this broker; on a driven clock nothing is at stake."
+        why = ""
+        if not self._clock.driven:
+            why = unpromoted(self.store, self.config, self._identity, self.broker.mode, self._wall())
+        if why and why != self._unpromoted:
+            self._tell("halt", f"nothing is bought: {why}")
+        self._unpromoted = why
+
     def _stopped(self, order: Order) -> str:
         "Why an order must not leave just now; exits are stopped by a halt only."
         if halted := self.book.row().halted:
             return f"halted: {halted}"
         if order.side == "sell":
             return ""
-        if killed := self._killed():
+        if killed := self._killed() or self._unpromoted:
             return killed
         rules = self.config.risk
         if rules.max_daily_loss is None and rules.max_drawdown is None:
@@ -320,10 +335,12 @@ class Executor:
     def trade(self) -> Pass:
         """Decide the new signals, and send what was claimed."""
         killed = self._killed()
+        self._look_at_promotion()
         done = Pass(halted=self.book.row().halted or "", asked=bool(killed) and self._cancel_buys())
+        done.unpromoted = self._unpromoted
         if done.halted:
             return done
-        facts = self._facts(killed)
+        facts = self._facts(killed or self._unpromoted)
         if self.config.execution.reference == "ask":
             facts = self._with_quotes(facts)
         while True:

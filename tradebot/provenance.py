@@ -20,6 +20,7 @@ import pandas as pd
 
 import tradebot
 from .chain import Entry, broken_links, differing
+from .db_models import TABLES
 from .store import Store
 
 # %% ../nbs/13c_provenance.ipynb #ced8b1c0
@@ -83,9 +84,10 @@ def verify(store: Store, reports: Path, head: str = "") -> Verified:
     """
     entries, rows = store.chain(), store.runs(limit=None)
     runs = {row["id"]: row for row in map(_record, rows.to_dict("records"))}
-    newest = {entry.subject: entry for entry in entries if entry.kind == "run"}
     wrong = broken_links(entries) + _unlike_head(entries, head)
-    wrong += _unlike_chain(runs, newest) if entries else []
+    for kind, records in {"run": runs, **_gate(store)}.items() if entries else ():
+        newest = {entry.subject: entry for entry in entries if entry.kind == kind}
+        wrong += _unlike_chain(kind, records, newest)
     wrong += [line for name in sorted(runs) for line in _unlike_files(runs[name], reports)]
     wrong += _unknown_folders(runs, reports) + _unknown_runs(store, set(runs))
     return Verified(len(runs), len(entries), told_head(entries), wrong)
@@ -100,7 +102,7 @@ def verify_run(store: Store, reports: Path, run: dict[str, Any]) -> tuple[int, l
     """The newest entry of the chain for one recorded run, 0 if there is none, and what is wrong with the run."""
     newest = {entry.subject: entry for entry in store.chain() if entry.kind == "run"}
     own = {run["id"]: newest[run["id"]]} if run["id"] in newest else {}
-    wrong = _unlike_chain({run["id"]: run}, own) + list(_unlike_files(run, reports))
+    wrong = _unlike_chain("run", {run["id"]: run}, own) + list(_unlike_files(run, reports))
     return own[run["id"]].number if own else 0, wrong
 
 
@@ -129,14 +131,28 @@ def _unlike_head(entries: list[Entry], head: str) -> list[str]:
     return [f"the chain does not hold {head}: entries were taken off its end, or all were made again"]
 
 
-def _unlike_chain(runs: dict[str, dict], newest: dict[str, Entry]) -> list[str]:
-    wrong = [f"run {name} is missing from the table of runs" for name in sorted(newest.keys() - runs.keys())]
-    for name in sorted(runs):
+def _unlike_chain(kind: str, rows: dict[str, dict], newest: dict[str, Entry]) -> list[str]:
+    "Rows of one kind that are not what the chain says, by their ids."
+    wrong = [f"{kind} {name} is missing from its table" for name in sorted(newest.keys() - rows.keys())]
+    for name in sorted(rows):
         if name not in newest:
-            wrong.append(f"run {name} is in no entry of the chain: it was not recorded by tradebot")
-        elif fields := differing(newest[name].content, runs[name]):
-            wrong.append(f"run {name} was altered: {', '.join(fields)} not as in entry {newest[name].number}")
+            wrong.append(f"{kind} {name} is in no entry of the chain: it was not recorded by tradebot")
+        elif fields := differing(newest[name].content, rows[name]):
+            wrong.append(
+                f"{kind} {name} was altered: {', '.join(fields)} not as in entry {newest[name].number}"
+            )
     return wrong
+
+
+def _gate(store: Store) -> dict[str, dict[str, dict]]:
+    "Pieces of evidence, and promotions, by their ids."
+    found: dict[str, dict[str, dict]] = {}
+    with store.engine.transaction("ledger") as transaction:
+        for kind, table in (("evidence", "evidence"), ("promotion", "promotions")):
+            columns = TABLES[table].columns
+            rows = transaction.rows(f"SELECT {', '.join(columns)} FROM {table}")
+            found[kind] = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    return found
 
 
 def _unlike_files(run: dict, reports: Path) -> Iterator[str]:

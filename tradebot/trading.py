@@ -100,7 +100,7 @@ def _once(config: "Config") -> int:
         print_account(executor.store, executor.book.account)
         proof = cash_proof(executor.store, executor.book.account, executor.broker.account().cash)
         print(f"\ncash\n{proof.to_string()}")
-    return 1 if done.halted else 0
+    return 1 if done.halted or done.unpromoted else 0
 
 
 def _loop(config: "Config") -> int:
@@ -143,6 +143,8 @@ def print_pass(done: "Pass") -> None:
         print("no new signals")
     if done.halted:
         print(f"HALTED: {done.halted}")
+    if done.unpromoted:
+        print(f"NOTHING IS BOUGHT: {done.unpromoted}")
 
 
 def print_account(store: "Store", account: str) -> None:
