@@ -69,7 +69,7 @@ LAYERS = [
     {"executor", "dues", "scheduler", "sweep_plots", "control", "walk", "cross_validation", "trials"},
     {"replay", "recheck", "checks", "service", "workers", "components", "keys"},
     {"trading", "scheduling", "records", "walk_plots", "luck", "feed", "metrics", "push", "pages", "guard"},
-    {"report", "dashboard", "signin"},
+    {"report", "dashboard", "trust_page", "signin"},
     {"app"},
     {"serving"},
     {"cli"},

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['logger', 'At', 'Asked', 'Limit', 'ManyBars', 'Id', 'Symbol', 'OfSymbol', 'Name', 'rest', 'told', 'files', 'health',
            'stream', 'Problem', 'problem', 'service_of', 'latest', 'signals', 'symbols', 'prices', 'indicators',
-           'account', 'positions', 'orders', 'performance', 'switch', 'flip', 'runs', 'schedules', 'notebook',
-           'reports', 'report', 'Browser', 'Key', 'push_key', 'push_subscribe', 'push_unsubscribe', 'service_worker',
-           'manifest', 'favicon', 'documentation', 'home', 'healthz', 'Readiness', 'readyz', 'metrics', 'ws',
-           'create_app']
+           'account', 'positions', 'orders', 'performance', 'switch', 'flip', 'runs', 'schedules', 'promotion', 'why',
+           'records', 'notebook', 'reports', 'report', 'Browser', 'Key', 'push_key', 'push_subscribe',
+           'push_unsubscribe', 'service_worker', 'manifest', 'favicon', 'documentation', 'home', 'healthz', 'Readiness',
+           'readyz', 'metrics', 'ws', 'create_app']
 
 # %% ../nbs/15_app.ipynb #ec215864
 import asyncio
@@ -51,6 +51,8 @@ from tradebot.service import (
     Orders,
     Performance,
     Position,
+    Promotion,
+    Records,
     Report,
     Runs,
     Scheduled,
@@ -58,6 +60,7 @@ from tradebot.service import (
     Signal,
     Signals,
     Switch,
+    Why,
 )
 from .signin import guard
 from .store import open_store
@@ -252,6 +255,24 @@ def runs(
 def schedules(service: Asked) -> list[Scheduled]:
     """What runs when, and how it went last."""
     return service.schedules()
+
+
+@rest.get("/promotion", tags=["runs"])
+def promotion(service: Asked) -> Promotion:
+    """Where the configured strategy stands between research, paper and live, and what it lacks."""
+    return service.promotion()
+
+
+@rest.get("/why/{what}", tags=["runs"])
+def why(service: Asked, what: Name) -> Why:
+    """Where a signal (its number) or an order (the beginning of its id) comes from."""
+    return service.why(what)
+
+
+@rest.get("/records", tags=["runs"])
+def records(service: Asked) -> Records:
+    """Whether every record and file of a run is still what it was."""
+    return service.records()
 
 
 _LEADS = {"description": "Where the page is."}

@@ -39,6 +39,7 @@ from tradebot.pages import (
     problem,
 )
 from .service import Service
+from .trust_page import Trust
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ PAGES: dict[str, tuple[str, str, type[Page]]] = {
     "orders": ("Orders", "receipt_long", Orders),
     "runs": ("Runs", "play_circle", Runs),
     "reports": ("Reports", "description", Reports),
+    "trust": ("Trust", "verified_user", Trust),
 }
 
 # %% ../nbs/16_dashboard.ipynb #7466b29b
@@ -190,7 +192,7 @@ def mount(app: FastAPI, service: Service) -> None:
         try:
             made = Dashboard(service, watch)
             if pn.state.location:
-                pn.state.location.sync(made.desk, {"page": "page", "symbol": "symbol"})
+                pn.state.location.sync(made.desk, {"page": "page", "symbol": "symbol", "what": "what"})
             if made.desk.page not in PAGES:
                 made.desk.page = "live"
             pn.state.add_periodic_callback(made.refresh, period)

@@ -593,8 +593,9 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def decisions_frame(choices: Iterable[Choice]) -> pd.DataFrame:
-    """Choices as a table: bar, symbol, side, what became of the signal, and why."""
+    """Choices as a table: the signal's number, bar, symbol and side, what became of it, and why."""
     rows = [
-        (one.signal.bar, one.signal.symbol, one.signal.side, one.state.lower(), one.reason) for one in choices
+        (one.signal.id, one.signal.bar, one.signal.symbol, one.signal.side, one.state.lower(), one.reason)
+        for one in choices
     ]
-    return pd.DataFrame(rows, columns=["bar", "symbol", "side", "decision", "reason"])
+    return pd.DataFrame(rows, columns=["signal", "bar", "symbol", "side", "decision", "reason"])

@@ -76,6 +76,7 @@ class Desk(param.Parameterized):
     glance = param.ClassSelector(class_=Glance)
     page = param.String("live")
     symbol = param.String("")
+    what = param.String("", doc="a signal or an order that is asked about")
     dark = param.Boolean(False)
     own_zone = param.String("", doc="the reader's time zone")
 

@@ -86,10 +86,10 @@ def show_why(words: argparse.Namespace, config: "Config") -> int:
     """`tradebot why`: the way back, and the notebook's page at its cell; 1 if a record on the way doesn't hold."""
     import webbrowser
 
-    from tradebot.why import told, trace
+    from tradebot.why import trace, trace_lines
 
     found = trace(_opened(config), config.reports, words.what)
-    print("\n".join(told(found)))
+    print("\n".join(trace_lines(found)))
     origins = [origin for origin in (found.decided, found.found) if origin]
     page = next((origin.page for origin in origins if origin.page), "")
     if words.open and page:

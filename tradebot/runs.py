@@ -310,6 +310,7 @@ def run(
                     freeze(folder, config, store, _utc_now())
             finally:
                 done = _publish(folder, config, record["id"], error)
+                record["fingerprint"] = stored_fingerprint(store, config, _symbols(declared | parameters))
                 _finish(store, record, _utc_now(), done.error, done.folder)
                 if done.error:
                     forget_old(config.reports)
@@ -322,16 +323,20 @@ def _record(
 ) -> dict[str, Any]:
     "What is written down of a notebook's run before it starts."
     record = _beginning(label or notebook.stem, config, store)
-    given = parameters.get("symbols")  # a notebook without it, or that leaves it empty, may read all
-    symbols = [str(symbol).upper() for symbol in given] if isinstance(given, list) and given else None
     if "run" in parameters:
         parameters = parameters | {"run": record["id"]}
     return record | {
         "notebook": notebook.name,
         "blob": blob_id(notebook),
         "parameters": _recorded(parameters, config),
-        "fingerprint": stored_fingerprint(store, config, symbols),
+        "fingerprint": stored_fingerprint(store, config, _symbols(parameters)),
     }
+
+
+def _symbols(parameters: Mapping[str, Any]) -> list[str] | None:
+    "Whose rows a notebook reads: one without such a parameter, or that leaves it empty, may read all."
+    given = parameters.get("symbols")
+    return [str(symbol).upper() for symbol in given] if isinstance(given, list) and given else None
 
 
 def stored_fingerprint(store: Store, config: Config, symbols: Sequence[str] | None) -> str:

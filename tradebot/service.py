@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Label', 'Moment', 'bar_label', 'NotFound', 'Signal', 'Signals', 'Bar', 'Bars', 'Features', 'Indicators', 'Position',
-           'Switch', 'Account', 'Order', 'Orders', 'Run', 'Runs', 'Scheduled', 'Trip', 'Performance', 'Report',
-           'Service']
+           'Switch', 'Account', 'Order', 'Orders', 'Run', 'Runs', 'Scheduled', 'Trip', 'Performance', 'Evidence',
+           'Promotion', 'Why', 'Records', 'Report', 'Service']
 
 # %% ../nbs/15a_service.ipynb #b07150b8
 import json
@@ -22,15 +22,19 @@ from pydantic import BaseModel, PlainSerializer
 from .config import Config, UserError
 from .engine import Transaction
 from .executor import newest_account, utc_now
+from .identity import identify
 from .kill_switch import read_switch, turn_off, turn_on
 from .ledger import account_result, read_record
 from .pipeline import configured_strategy
+from .promotion import asked_for, standing, ways
+from .provenance import environment_digest, recorded_run, verify
 from .results import Result
 from .scheduler import standings
 from .schedules import load_schedules
 from .statistics import buy_and_hold, round_trips
 from .store import Store
 from .universe import universe
+from .why import page_of, trace, trace_lines
 
 # %% ../nbs/15a_service.ipynb #9fa39050
 def bar_label(timestamp: datetime) -> str:
@@ -249,6 +253,46 @@ class Performance(BaseModel):
     equity: list[float]
     benchmark: list[float] | None
     trips: list[Trip]
+
+
+class Evidence(BaseModel):
+    """One piece of evidence for a stage, as it stands: passed, failed, missing, stale or altered."""
+
+    name: str
+    stage: str
+    state: str
+    words: str
+    recorded: Moment | None
+    run: str | None
+
+
+class Promotion(BaseModel):
+    """Where the configured strategy stands: its stage, the override by which it has it, what it was before it changed, and the ways to the next stage."""
+
+    strategy: str
+    stage: str
+    since: Moment | None
+    override: str
+    before: str
+    evidence: list[Evidence]
+    ways: list[str]
+
+
+class Why(BaseModel):
+    """Where a signal or an order comes from: in lines, whether every record on the way holds, and the addresses of the runs' pages at their cells."""
+
+    lines: list[str]
+    sound: bool
+    pages: list[str]
+
+
+class Records(BaseModel):
+    """How many runs and entries of the chain there are, the chain's head, and what is wrong, a line each."""
+
+    runs: int
+    entries: int
+    head: str
+    wrong: list[str]
 
 
 class Report(BaseModel):
@@ -489,15 +533,40 @@ class Service:
         return found
 
     def notebook(self, run: str) -> str:
-        """The address of the executed notebook of a run. Raises NotFound for a run that isn't recorded, or left none."""
-        with self.store.engine.transaction("ledger") as transaction:
-            rows = transaction.rows("SELECT output FROM runs WHERE id = $id", id=run)
-        if not rows:
+        """The address of the executed notebook of a run, at its cell. Raises NotFound for a run that isn't recorded, or left none."""
+        found = recorded_run(self.store, run)
+        if found is None:
             raise NotFound("unknown_run", f"no run {run} is recorded in this store")
-        page = self.config.reports / (rows[0][0] or run) / "notebook.html"
-        if not page.is_file():
+        page = page_of(self.config.reports, found, "orders", "signals")
+        if not page:
             raise NotFound("no_notebook", f"run {run} left no notebook, or it has been deleted")
-        return f"/reports/{page.parent.name}/{page.name}"
+        return f"/reports/{page}"
+
+    def promotion(self, now: datetime | None = None) -> Promotion:
+        """Where the configured strategy stands. Raises UserError if its code cannot be told."""
+        identity = identify(configured_strategy(self.config), environment_digest())
+        found = standing(self.store, self.config, identity, now or utc_now())
+        stages = {name: stage for stage in ("live", "paper") for name in asked_for(stage)}
+        evidence = [Evidence(stage=stages[item.name], **item._asdict()) for item in found.items]
+        following = {"research": "paper", "paper": "live"}.get(found.stage, "live")
+        told = {name: getattr(found, name) for name in ("stage", "since", "override", "before")}
+        return Promotion(
+            strategy=identity.strategy, evidence=evidence, ways=ways(found.lacks(following)), **told
+        )
+
+    def why(self, what: str) -> Why:
+        """Where a signal (its number) or an order (its id, or the beginning of it) comes from. Raises NotFound if there is none."""
+        try:
+            found = trace(self.store, self.config.reports, what)
+        except UserError as error:
+            raise NotFound("unknown_signal_or_order", str(error)) from None
+        origins = [origin for origin in (found.decided, found.found) if origin]
+        pages = [f"/reports/{origin.page}" for origin in origins if origin.page]
+        return Why(lines=trace_lines(found), sound=not any(origin.wrong for origin in origins), pages=pages)
+
+    def records(self) -> Records:
+        """Every run held against the chain, its files against what it left, now."""
+        return Records(**verify(self.store, self.config.reports)._asdict())
 
     def reports(self) -> list[Report]:
         """Tear sheets and executed notebooks, the newest first."""

@@ -153,7 +153,9 @@ def print_account(store: "Store", account: str) -> None:
 
     for name, frame in account_frames(store, account).items():
         print(f"\n{name}" + (f" ({len(frame):,}, the newest 10)" if len(frame) > 10 else ""))
-        shown = readable(frame.head(10)).drop(columns="client_order_id", errors="ignore")
+        shown = readable(frame.head(10))
+        if name == "orders":
+            shown.insert(0, "id", shown.pop("client_order_id").str[:12])
         print(shown.to_string(index=False) if len(frame) else "none")
 
 # %% ../nbs/17a_trading.ipynb #f5484c1a
