@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .config import Risk, UserError
 from .evidence import judge
-from .identity import NAMES, Check
+from .identity import NAMES, STATED, Check
 from .parity import compared_rows, differences, engines
 from .results import Result
 from .signal_engine import Strategy, check_causality, measure_warmup
@@ -139,7 +139,7 @@ def stated_sharpe(result: Result, trials: int) -> Check:
     """The Sharpe ratio of the backtest, deflated by the number of trials; stated, whatever it is."""
     verdict = judge(result.sessions["returns"], trials)
     figures = {"sharpe": verdict.sharpe.value, "deflated": verdict.deflated, "trials": trials}
-    return Check("deflated Sharpe", True, verdict.words, figures)
+    return Check(STATED, True, verdict.words, figures)
 
 # %% ../nbs/07o_checks.ipynb #592358af
 COST = 0.002

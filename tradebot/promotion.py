@@ -34,10 +34,15 @@ class Item(NamedTuple):
     """One piece of evidence as it stands, its sentence, when it was gathered, and by which run."""
 
     name: str
-    state: Literal["passed", "failed", "missing", "stale", "altered"]
+    state: Literal["passed", "stated", "failed", "missing", "stale", "altered"]
     words: str
     recorded: datetime | None
     run: str | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is there and does not stand in the way."""
+        return self.state in ("passed", "stated")
 
 
 def asked_for(stage: str) -> tuple[str, ...]:
@@ -133,7 +138,7 @@ class Standing(NamedTuple):
 
     def lacks(self, stage: str) -> list[Item]:
         """What the stage asks for and is not there."""
-        return [item for item in self.items if item.name in asked_for(stage) and item.state != "passed"]
+        return [item for item in self.items if item.name in asked_for(stage) and not item.holds]
 
 
 def standing(store: Store, config: Config, identity: Identity, now: datetime) -> Standing:
@@ -155,7 +160,7 @@ def _item(name: str, record: _Record | None, wanted: str, now: datetime) -> Item
     if record is None:
         return Item(name, "missing", "", None, None)
     told, sound = record
-    state, words = "passed" if told["passed"] else "failed", told["words"]
+    state, words = Check(name, told["passed"], "", {}).state, told["words"]
     if not sound:
         state, words = "altered", "its record is not what the chain says; see `tradebot runs verify`"
     elif now - told["recorded"] > GOOD_FOR:
@@ -197,7 +202,7 @@ def promote(
     if lacking and not override:
         told = ", ".join(f"{item.name} ({item.state})" for item in lacking)
         raise UserError(f"{identity.strategy} lacks {told}; {'; '.join(ways(lacking))}")
-    used = [item.name for item in found.items if item.state == "passed" and item.name in asked_for(stage)]
+    used = [item.name for item in found.items if item.holds and item.name in asked_for(stage)]
     row = {"stage": stage, "override": override or None, "evidence": json.dumps(used), "person": person}
     _write(store, "promotions", "promotion", identity, row | {"recorded": now})
     return standing(store, config, identity, now)

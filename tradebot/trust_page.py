@@ -17,7 +17,7 @@ from .pages import Page
 from .service import NotFound, Promotion, Records, Why
 
 # %% ../nbs/16f_trust_page.ipynb #e0b4e9c5
-_STATE = {"passed": "good", "failed": "bad", "altered": "bad", "stale": "now", "missing": ""}
+_STATE = {"passed": "good", "stated": "now", "failed": "bad", "altered": "bad", "stale": "now", "missing": ""}
 
 
 def promotion_card(found: Promotion, show: Any) -> str:
