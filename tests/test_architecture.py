@@ -68,7 +68,7 @@ LAYERS = [
     {"doctor", "why", "promotion", "schedules", "sending", "reconcile", "parity", "sweep", "ledger"},
     {"executor", "dues", "scheduler", "sweep_plots", "control", "walk", "cross_validation", "trials"},
     {"replay", "recheck", "checks", "service", "workers", "components", "keys"},
-    {"trading", "scheduling", "records", "walk_plots", "luck", "feed", "metrics", "push", "pages", "guard"},
+    {"trading", "scheduling", "records", "evening", "day", "walk_plots", "luck", "feed", "metrics", "push", "pages", "guard"},
     {"report", "dashboard", "trust_page", "signin"},
     {"app"},
     {"serving"},

@@ -19,7 +19,7 @@ def scheduled(home: Path) -> Path:
 def test_the_shipped_schedules_are_right_and_none_that_trades_is_on(scheduled: Path) -> None:
     checked = tradebot(scheduled, "schedule", "check")
     assert checked.returncode == 0, checked.stderr
-    names = "daily, evidence, execution (off), intraday (off), monthly-sweep, nightly-replay (off), weekly-backtest"
+    names = "daily, day, evidence, execution (off), intraday (off), monthly-sweep, nightly-replay (off), weekly-backtest"
     assert checked.stdout == f"right: {names}\n"
     coming = tradebot(scheduled, "schedule", "next", "-n", "20").stdout.splitlines()
     assert len(coming) == 20

@@ -532,6 +532,15 @@ class Service:
             found.append(Scheduled(**names, enabled=told.enabled, **rest))
         return found
 
+    def newest_run(self, notebook: str) -> str:
+        """The id of the newest run of a notebook that succeeded; nothing if none has."""
+        with self.store.engine.transaction("ledger") as transaction:
+            rows = transaction.rows(
+                "SELECT max(id) FROM runs WHERE notebook = $notebook AND status = 'succeeded'",
+                notebook=notebook,
+            )
+        return rows[0][0] or ""
+
     def notebook(self, run: str) -> str:
         """The address of the executed notebook of a run, at its cell. Raises NotFound for a run that isn't recorded, or left none."""
         found = recorded_run(self.store, run)
