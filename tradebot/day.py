@@ -259,10 +259,9 @@ def orders_part(evening: Evening) -> Section:
         return Section(Html())
     day, orders = evening.day, evening.record.orders
     fills = priced_fills(evening.record, evening.bars, evening.actions, day.since, day.closes)
-    own = orders[
-        ((orders["created"] > day.since) & (orders["created"] <= day.closes))
-        | orders["id"].isin(fills["order_id"])
-    ]
+    meant = (orders["created"] > day.since) & (orders["created"] <= day.closes)
+    waited = (orders["created"] <= day.since) & orders["status"].isin([*IN_FLIGHT, *WORKING])
+    own = orders[meant | waited | orders["id"].isin(fills["order_id"])]
     found = [
         _order_row(evening, order, fills[fills["order_id"] == order["id"]]) for _, order in own.iterrows()
     ]
@@ -377,8 +376,9 @@ def signal_outcome(evening: Evening, signal: tuple) -> tuple[str, str]:
     orders = evening.record.orders
     order = orders[(orders["signal_id"] == signal.id) & (orders["created"] <= day.at)]
     if len(order):
-        number = order.iloc[-1]
-        return f"{order_name(number)}: {order_outcome(evening, number)[0]}", ""
+        newest = order.iloc[-1]
+        words, need = order_outcome(evening, newest)
+        return f"{order_name(newest)}: {words}", need
     decided = pd.notna(signal.decided) and signal.decided <= day.at
     if decided and signal.state != "EXPIRED":
         lost = signal.state == "QUARANTINED"
@@ -622,7 +622,7 @@ def _schedule_rows(evening: Evening) -> tuple[list[Row], tuple[str, ...]]:
 
 
 def _schedule(one: Standing, calendar: str) -> tuple[Row, str]:
-    name, state = one.schedule.name, "late" if one.late else "parked" if one.state == "parked" else ""
+    name, state = one.schedule.name, "parked" if one.state == "parked" else "late" if one.late else ""
     why = f": {one.error}" if one.error else ""
     last = (
         f"last succeeded for {moment(one.succeeded, calendar)}" if one.succeeded else "has not succeeded yet"

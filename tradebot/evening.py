@@ -57,11 +57,10 @@ def find_day(day: str, now: pd.Timestamp, calendar: str = "XNYS") -> Day:
     Raises UserError for what is no date, and for a session that is not over.
     """
     newest = last_complete(now, "1d", calendar)
-    try:
-        asked = pd.Timestamp(day).normalize() if day else newest
-    except ValueError:
-        raise UserError(f"{day!r} is not a date such as 2012-06-29") from None
-    exchange = exchange_calendar(calendar)
+    asked = pd.to_datetime(day or newest, errors="coerce").tz_localize(None)
+    if pd.isna(asked):
+        raise UserError(f"{day!r} is not a date such as 2012-06-29")
+    asked, exchange = asked.normalize(), exchange_calendar(calendar)
     place = int(exchange.sessions.searchsorted(asked, side="right")) - 1
     if place < 1:
         raise UserError(f"{calendar} is known from {exchange.sessions[1]:%Y-%m-%d} on")
@@ -228,7 +227,8 @@ def priced_fills(
 def _references(
     fill: tuple, orders: pd.DataFrame, prices: pd.Series, bars: pd.DataFrame, actions: pd.DataFrame
 ) -> tuple[float, float]:
-    if pd.isna(fill.order_id) or pd.isna(number := orders.loc[int(fill.order_id), "signal_id"]):
+    known = fill.order_id in orders.index
+    if not known or pd.isna(number := orders.loc[int(fill.order_id), "signal_id"]):
         return np.nan, np.nan
     bar, close = orders.loc[int(fill.order_id), "bar"], float(prices[int(number)]["price"])
     splits = actions[(actions["symbol"] == fill.symbol) & (actions["kind"] == "split")]
