@@ -1,4 +1,4 @@
-"""The pictures of docs/serving.md, from a server that runs.
+"""The pictures of docs/serving.md and docs/trading.md, from a server that runs and whose store has a day's page.
 
 python docs/pictures.py http://127.0.0.1:8000
 """
@@ -25,6 +25,10 @@ VIEWS = {
 }
 
 
+def save(page, name: str) -> None:
+    Image.open(io.BytesIO(page.screenshot())).save(HERE / f"{name}.webp", quality=82)
+
+
 def main(address: str) -> None:
     HERE.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -36,9 +40,13 @@ def main(address: str) -> None:
                 page.goto(f"{address}/dashboard?page={name}")
                 page.locator(READY.get(name, "table")).first.wait_for()
                 page.wait_for_timeout(1500)
-                picture = Image.open(io.BytesIO(page.screenshot()))
-                picture.save(HERE / f"{name}-{view}.webp", quality=82)
+                save(page, f"{name}-{view}")
                 page.close()
+        page = browser.new_page(**VIEWS["phone"])
+        page.goto(f"{address}/dashboard?page=live")
+        day = page.get_by_role("link", name="Was all well?").get_attribute("href")
+        page.goto(f"{address}{day}")
+        save(page, "day-phone")
 
 
 if __name__ == "__main__":

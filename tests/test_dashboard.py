@@ -306,6 +306,21 @@ def test_a_page_that_cannot_be_read_says_so(browser, home: Path, tmp_path: Path)
     page.close()
 
 
+def test_the_newest_day_s_page_is_one_click_from_the_live_page(desk, home: Path) -> None:
+    assert look(Service(Config(home=home), store_of(home)))["day"] == ""
+    run, failed = "20130228T223000-day-cd34", "20130228T230000-day-ef56"
+    record(store_of(home), run, notebook="day.ipynb")
+    record(store_of(home), failed, notebook="day.ipynb", status="failed")
+    folder = home / "reports" / run
+    folder.mkdir()
+    (folder / "notebook.html").write_text("<html><title>The day</title><h1>the page of the day</h1></html>")
+    page = desk.open("live")
+    link = page.get_by_role("link", name="Was all well?")
+    with page.context.expect_page() as opened:
+        link.click()
+    opened.value.get_by_text("the page of the day").wait_for()
+
+
 def test_what_the_page_shows_is_what_the_api_says(home: Path) -> None:
     service = Service(Config(home=home), store_of(home))
     known = look(service)

@@ -485,6 +485,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tradebot.day.part': ('day.html#part', 'tradebot/day.py'),
                               'tradebot.day.parts': ('day.html#parts', 'tradebot/day.py'),
                               'tradebot.day.rows': ('day.html#rows', 'tradebot/day.py'),
+                              'tradebot.day.sentence': ('day.html#sentence', 'tradebot/day.py'),
                               'tradebot.day.signal_outcome': ('day.html#signal_outcome', 'tradebot/day.py'),
                               'tradebot.day.signals_part': ('day.html#signals_part', 'tradebot/day.py'),
                               'tradebot.day.signed': ('day.html#signed', 'tradebot/day.py'),
