@@ -228,7 +228,9 @@ def test_over_a_split_slippage_and_profit_are_in_the_new_shares(planned, tmp_pat
     world.exchange.market.add(world.bars, world.actions)
     with served(world.desk, port=0) as addresses:
         world.serve(addresses.url)
-        evening = world.until(FRIDAY).evening()
+        assert world.until(FRIDAY, trade=False).needs() == []
+        world.trade()
+        evening = world.evening()
         # The order of 4,975 at 10.05 has become 9,950 at 5.025; the close of 10.00 is 5.00 in new shares, the open 5.02.
         assert needs_nobody(summary(evening, found := parts(evening))), summary(evening, found)
         assert "close 5.00, $199.00 (40.0 bp) lost; open 5.02, nothing lost" in found["orders"].html
@@ -506,6 +508,51 @@ def test_five_minute_bars_are_told_by_session(tmp_path: Path) -> None:
     assert needs_nobody(told), told
     assert "42 5m bars in all" in found["data"].html, "from 9:30 to 13:00"
     assert list(session_bars(bars).loc["A"].index) == [WEDNESDAY, FRIDAY]
+
+
+def test_five_minute_bars_of_a_traded_account_are_told_with_their_fills(
+    planned, monkeypatch, tmp_path: Path
+) -> None:
+    labels = labels_between(WEDNESDAY, FRIDAY, "5m")
+    ten = labels.get_loc(pd.Timestamp("2012-11-23 15:00"))
+    monkeypatch.setitem(BUYS, "A", labels[ten])
+    world = World(tmp_path)
+    world.config = world.config.model_copy(
+        update={"data": world.config.data.model_copy(update={"interval": "5m", "universe": ("A",)})}
+    )
+    world.bars = frames({"A": [*[FLAT] * (ten + 1), A[3], *[RISEN] * (len(labels) - ten - 2)]}, labels)
+    world.exchange = Exchange(
+        Market(world.bars),
+        pd.Timestamp("2012-11-23 15:05:01").to_pydatetime(),
+        Decimal(100_000),
+        interval="5m",
+    )
+    world.desk = Desk(world.exchange, Journal(None), driven=True)
+    with served(world.desk, port=0) as addresses:
+        world.serve(addresses.url)
+        world.store.write_bars(world.bars[: ten + 1])
+        update_signals(world.store, configured_strategy(world.config), daily=False)
+        world.executor.once()
+        wind(world.config, "close")
+        world.store.write_bars(world.bars)
+        for turned in (False, True):
+            evening = world.evening()
+            told = summary(evening, found := parts(evening))
+            assert needs_nobody(told), (turned, told)
+            # Within a session the local broker fills at the newest close: 4,975 shares at 10.00 where 10.04 came next.
+            assert "equity $102,487.50 (+$2,487.50)" in told
+            assert "close 10.00, nothing lost; open 10.04, $199.00 (39.8 bp) gained" in found["orders"].html
+            assert "Fri 23 Nov 10:00 EST, as planned" in found["signals"].html
+            world.executor.turn()
+
+
+def test_an_empty_store_says_that_no_bars_are_there(tmp_path: Path) -> None:
+    config = Config(home=tmp_path, environment=Environment(database_url=f"duckdb:///{tmp_path}/data"))
+    evening = read_evening(open_store(config.database_url), config, "", pd.Timestamp("2012-11-23 18:30"))
+    (need,) = needs_of(parts(evening))
+    assert need.startswith(
+        "AAPL, FB, GOOG, IBM, MSFT have no bar of this session: none is stored; `tradebot fetch AAPL FB"
+    )
 
 
 # The notebook, the command and the schedule

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .alpaca import get_broker, within
-from .book import AccountRow, Book
+from .book import WORKING, AccountRow, Book
 from .broker import Account, Activity, BrokerDown, BrokerOrder, Holding
 from .config import Config, UserError
 from .data_fetch import OVERLAP
@@ -378,11 +378,13 @@ def _books(
     splits = actions[(actions["kind"] == "split") & (actions["timestamp"] <= day.at)]
     recent = splits[splits["timestamp"] >= day.at - pd.Timedelta(days=7)].groupby("symbol")["value"]
     ratios = {symbol: [Decimal(str(value)) for value in values] for symbol, values in recent}
+    # An order that waits over a split is scaled in the books when the executor looks next.
+    unscaled = {order.symbol for order in book.orders(*WORKING)} & ratios.keys()
     agrees = isinstance(asked, Asked)
     return {
         "proof": proof,
         "result": _result(config, book.row(), record, market, day),
-        "again": _again(store, config, record, day),
+        "again": _again(store, config, record, day, unscaled),
         "differences": broker_differences(book.row().cash, book.positions(), asked, ratios) if agrees else [],
     }
 
@@ -401,10 +403,12 @@ def _result(config: Config, row: AccountRow, record: Record, market: dict, day: 
         return str(error)
 
 
-def _again(store: Store, config: Config, record: Record, day: Day) -> Recheck | str | None:
+def _again(
+    store: Store, config: Config, record: Record, day: Day, unscaled: set[str]
+) -> Recheck | str | None:
     """The decisions for this session and of its evening made again; None where there was none.
 
-    Fills of the next session belong to the next evening.
+    Fills of the next session belong to the next evening. Orders of the symbols `unscaled` stand in the books as before a split.
     """
     own = record.signals[record.signals["timestamp"].between(day.before, day.session)]
     if INTERVALS[config.data.interval] is not None or not (own["decided"] <= day.at).any():
@@ -414,7 +418,9 @@ def _again(store: Store, config: Config, record: Record, day: Day) -> Recheck | 
     except UserError as error:
         return str(error)
     told = found.differences
-    return found._replace(differences=told[(told["what"] != "fill") | (told["timestamp"] < day.session)])
+    later = (told["what"] == "fill") & (told["timestamp"] >= day.session)
+    early = (told["what"] == "decision") & told["symbol"].isin(unscaled)
+    return found._replace(differences=told[~later & ~early])
 
 
 def _schedules(store: Store, config: Config, now: pd.Timestamp) -> list[Standing] | str:
