@@ -51,7 +51,7 @@ def test_a_schedule_is_asked_for_listed_and_asked_for_again_when_it_was_parked(s
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["once", "dayly"], "there is no schedule dayly; there are daily, evidence, execution"),
+        (["once", "dayly"], "there is no schedule dayly; there are daily, day, evidence, execution"),
         (["next", "dayly"], "there is no schedule dayly"),
         (["once", "daily", "--due", "soon"], "'soon' is not a moment such as '2024-11-29 18:30'"),
         (["run", "--workers", "0"], "--workers must be at least 1"),
