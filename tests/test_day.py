@@ -32,6 +32,7 @@ from tradebot.schedules import due_between, load_schedules
 from tradebot.sessions import completed_at, exchange_calendar, labels_between, sessions_between
 from tradebot.signal_engine import Rules
 from tradebot.store import Store, open_store
+from tradebot.transfer import copy_store
 
 __all__ = ["home"]  # the fixture
 
@@ -544,6 +545,16 @@ def test_five_minute_bars_of_a_traded_account_are_told_with_their_fills(
             assert "close 10.00, nothing lost; open 10.04, $199.00 (39.8 bp) gained" in found["orders"].html
             assert "Fri 23 Nov 10:00 EST, as planned" in found["signals"].html
             world.executor.turn()
+
+
+def test_a_server_tells_the_same_evening(world: World, postgres_url: str) -> None:
+    there = summary(evening := world.until(FRIDAY, trade=False).evening(), parts(evening))
+    world.store, source = open_store(postgres_url), world.store
+    copy_store(source, world.store)
+    assert summary(evening := world.evening(), found := parts(evening)) == there
+    assert "1 line of its statement" in found["books"].html
+    note(world, "range", FRIDAY, symbol="A")
+    assert "range, rejected" in page(world.evening())
 
 
 def test_an_empty_store_says_that_no_bars_are_there(tmp_path: Path) -> None:
