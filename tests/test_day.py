@@ -551,7 +551,8 @@ def test_a_server_tells_the_same_evening(world: World, postgres_url: str) -> Non
     there = summary(evening := world.until(FRIDAY, trade=False).evening(), parts(evening))
     world.store, source = open_store(postgres_url), world.store
     copy_store(source, world.store)
-    assert summary(evening := world.evening(), found := parts(evening)) == there
+    found = parts(evening := world.evening())
+    assert summary(evening, found) == there
     assert "1 line of its statement" in found["books"].html
     note(world, "range", FRIDAY, symbol="A")
     assert "range, rejected" in page(world.evening())
