@@ -471,6 +471,62 @@ def test_an_own_function_called_wrongly_is_a_line():
         compute(frame(A=walk(20)), ["momentum(days=3)"])
 
 
+def test_an_own_function_says_itself_what_is_wrong_with_an_argument():
+    @indicator
+    def picky(bars, level=1.0):
+        if level <= 0:
+            raise UserError(f"level must be above 0, not {level}")
+        return bars["close"] * level
+
+    with pytest.raises(UserError, match=r"'picky\(-1\)': on A, level must be above 0, not -1"):
+        compute(frame(A=walk(9)), ["picky(-1)"])
+
+
+# The package's
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> str:
+    "An indicator `doubled` of a module that nobody has imported."
+    (tmp_path / "shipped_for_a_test.py").write_text(
+        "from tradebot.indicators import indicator\n\n\n"
+        "@indicator\ndef doubled(bars):\n    return bars['close'] * 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(indicators.SHIPPED, "doubled", "shipped_for_a_test")
+    yield "shipped_for_a_test"
+    sys.modules.pop("shipped_for_a_test", None)
+    indicators._LOADED.pop("doubled", None)
+
+
+def test_an_indicator_of_another_module_is_found_without_importing_it(shipped):
+    assert shipped not in sys.modules
+    parse("doubled()")
+    assert shipped not in sys.modules
+    bars = frame(A=walk(9))
+    np.testing.assert_array_equal(compute(bars, ["doubled()"])["doubled"], bars["close"] * 2)
+    assert columns(["doubled()"]) == ["doubled"]
+    assert [each.__name__ for each in indicators.registered(["sma(3)", "doubled()"])] == ["doubled"]
+
+
+@pytest.mark.parametrize("imported_before", [True, False])
+def test_ones_own_comes_before_the_packages_whichever_came_first(shipped, imported_before):
+    def doubled(bars):
+        return bars["close"] * 3
+
+    if imported_before:
+        columns(["doubled()"])
+    indicator(doubled)
+    __import__(shipped)
+    bars = frame(A=walk(9))
+    np.testing.assert_array_equal(compute(bars, ["doubled()"])["doubled"], bars["close"] * 3)
+
+
+def test_a_near_miss_of_a_shipped_name_is_told(shipped):
+    with pytest.raises(UserError, match="there is no indicator dubled; is it doubled"):
+        columns(["dubled()"])
+
+
 # pandas-ta's
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tradebot import signal_engine
 from tradebot.config import UserError
 from tradebot.prices import actions_frame
 from tradebot.signal_engine import (
@@ -199,6 +200,52 @@ def test_a_wrong_name_or_parameter_is_one_line(name, parameters, filters, says) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> str:
+    """A strategy `rises` and a filter `dear` of a module that nobody has imported."""
+    (tmp_path / "shipped_rules.py").write_text(
+        "from tradebot.signal_engine import Rules, entry_filter, strategy\n\n\n"
+        "@strategy(needs={})\ndef rises(bars):\n"
+        "    return Rules(buy={'up': bars.close > bars.open}, sell={})\n\n\n"
+        "@entry_filter(needs={})\ndef dear(bars, *, least=10.0):\n    return bars.close >= least\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(signal_engine, "_STRATEGIES", dict(signal_engine._STRATEGIES))
+    monkeypatch.setattr(signal_engine, "_FILTERS", dict(signal_engine._FILTERS))
+    monkeypatch.setitem(signal_engine.SHIPPED_STRATEGIES, "rises", "shipped_rules")
+    monkeypatch.setitem(signal_engine.SHIPPED_FILTERS, "dear", "shipped_rules")
+    yield "shipped_rules"
+    sys.modules.pop("shipped_rules", None)
+
+
+def test_a_strategy_and_a_filter_of_another_module_are_found_without_importing_it(shipped) -> None:
+    assert shipped not in sys.modules
+    assert get_strategy("crossover", filters=["dear(least=3)"]).label == "crossover(dear(least=3))"
+    assert get_strategy("rises").function.__module__ == shipped
+    assert "rises" in signal_engine.strategies()
+
+
+def test_an_unknown_name_is_told_what_there_is_shipped_ones_included(shipped) -> None:
+    with pytest.raises(UserError, match=r"there is no strategy 'rise'; there is .*crossover.*rises"):
+        get_strategy("rise")
+    with pytest.raises(UserError, match=r"there is no filter 'deer'; there is .*dear.*volatility, volume"):
+        get_strategy("crossover", filters=["deer(least=3)"])
+    assert shipped not in sys.modules
+
+
+@pytest.mark.parametrize("imported_before", [True, False])
+def test_ones_own_strategy_comes_before_the_packages_whichever_came_first(shipped, imported_before) -> None:
+    if imported_before:
+        get_strategy("rises")
+
+    @strategy(needs={})
+    def rises(bars: pd.DataFrame) -> Rules:
+        return Rules(buy={}, sell={})
+
+    __import__(shipped)
+    assert get_strategy("rises").function is rises
+
+
 def raises(bars: pd.DataFrame) -> Rules:
     raise KeyError("no such column")
 
@@ -231,8 +278,6 @@ def test_a_strategy_that_misbehaves_is_one_line_with_its_symbol(function, says) 
 
 
 def test_a_module_of_strategies_that_does_not_import_is_named() -> None:
-    from tradebot import signal_engine
-
     folder = next(iter(__import__("tradebot.strategies", fromlist=["x"]).__path__))
     broken = f"{folder}/broken_for_a_test.py"
     with open(broken, "w") as file:
