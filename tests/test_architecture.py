@@ -42,6 +42,7 @@ LAYERS = [
     {
         "store",
         "signal_engine",
+        "filters",
         "programs",
         "scan",
         "zipline_engine",
@@ -101,6 +102,7 @@ PURE = {
     "trailing",
     "change",
     "signal_engine",
+    "filters",
     "statistics",
     "universe",
     "accounting",

@@ -31,7 +31,8 @@ class Program(NamedTuple):
     """Rules as arithmetic. Registers are numbered: `inputs`, then `constants`, then one a step.
 
     `calls` are the indicators it needs, `inputs` name bar columns or feature columns. `buy`, `sell` and `allowed` are the registers of rules and filters,
-    `known` those of the features that must have a value before a rule may speak.
+    `known` those of the features that must have a value before a rule may speak, `known_to_buy` those of the filters' features,
+    for which a buy waits as well.
     """
 
     calls: tuple[str, ...]
@@ -42,6 +43,7 @@ class Program(NamedTuple):
     sell: tuple[int, ...]
     allowed: tuple[int, ...]
     known: tuple[int, ...]
+    known_to_buy: tuple[int, ...]
 
 # %% ../nbs/05b_programs.ipynb #e056f75a
 class _Unreadable(Exception):
@@ -121,9 +123,11 @@ class _Bars:
 # %% ../nbs/05b_programs.ipynb #e854eea1
 def read(strategy: Strategy) -> Program | None:
     """A strategy with its parameters and filters as a program; None if it does anything but arithmetic on its columns."""
-    calls = strategy.features.items()
-    named = dict(pair for name, call in calls for pair in aliases(name, call))
-    bars = _Bars({name: name for name in BAR_COLUMNS} | named)
+    pairs = {name: aliases(name, call) for name, call in strategy.features.items()}
+    bars = _Bars(
+        {name: name for name in BAR_COLUMNS}
+        | {alias: column for each in pairs.values() for alias, column in each}
+    )
     try:
         rules = strategy.function(bars, **strategy.parameters)
         allowed = [each.function(bars, **each.parameters) for each in strategy.filters]
@@ -132,10 +136,13 @@ def read(strategy: Strategy) -> Program | None:
         return None
     if not all(isinstance(rule, _Column) and rule.truth for side in sides for rule in side):
         return None
-    return _assembled(tuple(strategy.features.values()), sides, [bars[alias] for alias in named])
+    known = [[], []]  # of the rules, of the filters
+    for name, each in pairs.items():
+        known[name not in strategy.needs] += [bars[alias] for alias, _ in each]
+    return _assembled(tuple(strategy.features.values()), sides, known)
 
 
-def _assembled(calls: tuple[str, ...], sides: list[list[_Column]], known: list[_Column]) -> Program:
+def _assembled(calls: tuple[str, ...], sides: list[list[_Column]], known: list[list[_Column]]) -> Program:
     "Every node once, each after what it is made of; features first, in the order in which they were asked for."
     nodes: dict[int, _Column] = {}
 
@@ -145,7 +152,7 @@ def _assembled(calls: tuple[str, ...], sides: list[list[_Column]], known: list[_
                 visit(part)
         nodes.setdefault(id(node), node)
 
-    for node in [*known, *(rule for side in sides for rule in side)]:
+    for node in (each for part in [*known, *sides] for each in part):
         visit(node)
     inputs = [node for node in nodes.values() if node.operation == "input"]
     constants = [node for node in nodes.values() if node.operation == "constant"]
@@ -161,5 +168,5 @@ def _assembled(calls: tuple[str, ...], sides: list[list[_Column]], known: list[_
         tuple(node.parts[0] for node in inputs),
         tuple(node.parts[0] for node in constants),
         tuple(Step(node.operation, operand(node, 0), operand(node, 1)) for node in steps),
-        *(tuple(place[id(rule)] for rule in side) for side in [*sides, known]),
+        *(tuple(place[id(rule)] for rule in side) for side in [*sides, *known]),
     )

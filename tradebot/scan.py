@@ -147,7 +147,8 @@ class Plan(NamedTuple):
     `features`: indicators to compute, as kernels take them, from the high, low and close in the `range_rows` of the prices
     (close for all three, if no indicator asks for more). `copies`: (row of the prices, register). `constants` stand in
     the registers from `inputs` on. Program p has the steps (operation, left, right, out) from step_bounds[p] to
-    step_bounds[p + 1], and in four parts from rule_bounds[4 p] on the registers of its buys, sells, filters and features.
+    step_bounds[p + 1], and in five parts from rule_bounds[5 p] on the registers of its buys, sells, filters, features, and
+    features of filters.
     """
 
     features: np.ndarray
@@ -182,7 +183,7 @@ def _planned(programs: Sequence[Program], rows: dict[str, int]) -> Plan:
             code = OPERATIONS.index(operation)
             steps.append((code, to[left], to[right] if code < _NOT else right, base + number))
         step_bounds.append(len(steps))
-        for part in (each.buy, each.sell, each.allowed, each.known):
+        for part in (each.buy, each.sell, each.allowed, each.known, each.known_to_buy):
             rules += [to[register] for register in part]
             rule_bounds.append(len(rules))
     most = max(len(each.steps) for each in programs)
@@ -211,13 +212,15 @@ def _speak(plan, program, length, numbers, truths, known, work):
     "Where a program buys and sells, in the first two rows of `work`; the third is room to work in."
     steps = plan.steps[plan.step_bounds[program] : plan.step_bounds[program + 1]]
     _calculate(steps, numbers, truths, length)
-    parts = plan.rule_bounds[4 * program : 4 * program + 5]
+    parts = plan.rule_bounds[5 * program : 5 * program + 6]
     buys, sells, ready = work[0, :length], work[1, :length], work[2, :length]
     ready[:] = True
     for register in plan.rules[parts[3] : parts[4]]:
         _both(known[register, :length], ready)
-    _edges(plan.rules[parts[0] : parts[1]], truths, ready, buys)
     _edges(plan.rules[parts[1] : parts[2]], truths, ready, sells)
+    for register in plan.rules[parts[4] : parts[5]]:
+        _both(known[register, :length], ready)
+    _edges(plan.rules[parts[0] : parts[1]], truths, ready, buys)
     for register in plan.rules[parts[2] : parts[3]]:
         _both(truths[register, :length], buys)
 

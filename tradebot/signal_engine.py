@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHIPPED_STRATEGIES', 'SHIPPED_FILTERS', 'Rules', 'Strategy', 'Filter', 'strategy', 'entry_filter', 'strategies',
-           'get_strategy', 'strategy_of', 'crossover', 'volatility', 'volume', 'Generated', 'generate', 'aliases',
-           'check_causality', 'measure_warmup']
+           'get_strategy', 'strategy_of', 'crossover', 'Generated', 'generate', 'aliases', 'check_causality',
+           'measure_warmup']
 
 # %% ../nbs/05_signal_engine.ipynb #51587519
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -32,6 +33,15 @@ class Rules(NamedTuple):
     sell: Mapping[str, pd.Series]
 
 
+def _spoken(value: Any) -> str:
+    "A parameter's value in a label. A text stands in quotes where it would be taken for something else."
+    if isinstance(value, str) and (
+        re.search(r"""^$|^\s|\s$|[()'"]|, """, value) or number_or_text(value) != value
+    ):
+        return repr(value)
+    return str(value)
+
+
 @dataclass(frozen=True)
 class Strategy:
     """A registered strategy with its parameters bound. Make one with `get_strategy`."""
@@ -47,7 +57,8 @@ class Strategy:
     def label(self) -> str:
         """Its name, with the parameters that differ from their defaults and its filters: what signals are stored under."""
         changed = {key: value for key, value in self.parameters.items() if value != self.defaults[key]}
-        words = [f"{key}={value}" for key, value in changed.items()] + [each.label for each in self.filters]
+        words = [f"{key}={_spoken(value)}" for key, value in changed.items()]
+        words += [each.label for each in self.filters]
         return f"{self.name}({', '.join(words)})" if words else self.name
 
     @property
@@ -70,7 +81,7 @@ class Filter:
     @property
     def label(self) -> str:
         """Its call, with every parameter."""
-        return f"{self.name}({', '.join(f'{key}={value}' for key, value in self.parameters.items())})"
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.parameters.items())})"
 
     @property
     def features(self) -> dict[str, str]:
@@ -78,8 +89,15 @@ class Filter:
         return {f"{self.name}_{alias}": call.format(**self.parameters) for alias, call in self.needs.items()}
 
 # %% ../nbs/05_signal_engine.ipynb #573719c6
-SHIPPED_STRATEGIES: dict[str, str] = {}  # strategy -> the module that registers it
-SHIPPED_FILTERS: dict[str, str] = {}
+# Name -> the module that registers it.
+SHIPPED_STRATEGIES: dict[str, str] = {"change_point": "tradebot.filters"}
+SHIPPED_FILTERS: dict[str, str] = {
+    "volatility": "tradebot.filters",
+    "ranked_volatility": "tradebot.filters",
+    "volume": "tradebot.filters",
+    "after_change": "tradebot.filters",
+    "not_after_change": "tradebot.filters",
+}
 _STRATEGIES: dict[str, Strategy] = {}
 _FILTERS: dict[str, Filter] = {}
 
@@ -131,15 +149,15 @@ def entry_filter(
 
 # %% ../nbs/05_signal_engine.ipynb #23fb749d
 def _find(kind: str, name: str) -> Any:
-    "What is registered under a name: so far, else in tradebot/strategies/, else by another module of the package."
+    "What is registered under a name: so far, else by another module of the package, else in tradebot/strategies/."
     known, shipped = {
         "strategy": (_STRATEGIES, SHIPPED_STRATEGIES),
         "filter": (_FILTERS, SHIPPED_FILTERS),
     }[kind]
-    if name not in known:
-        _import_strategies()
     if name not in known and name in shipped:
         importlib.import_module(shipped[name])
+    if name not in known:
+        _import_strategies()
     if name not in known:
         raise UserError(f"there is no {kind} {name!r}; there is {', '.join(sorted({*known, *shipped}))}")
     return known[name]
@@ -195,16 +213,35 @@ def get_strategy(
         if call.args:
             raise UserError(f"filter {text}: name its parameters, as in volatility(maximum=0.05)")
         bound.append(_bind("filter", call.name, dict(call.kwargs)))
+    if twice := {each.name for each in bound if sum(each.name == other.name for other in bound) > 1}:
+        raise UserError(f"filter {min(twice)} is given twice; one strategy takes one of a kind")
     return replace(_bind("strategy", name, parameters or {}), filters=tuple(bound))
 
 
 def strategy_of(label: str) -> Strategy:
     """The strategy that has a label. Raises UserError where its name, a parameter or a filter no longer exists."""
     name, _, inside = label.partition("(")
-    words = re.split(r", (?![^()]*\))", inside.removesuffix(")")) if inside else []
-    pairs = [word.split("=", 1) for word in words if "(" not in word]
-    parameters = {key: number_or_text(value) for key, value in pairs}
-    return get_strategy(name, parameters, [word for word in words if "(" in word])
+    parameters, filters = {}, []
+    for word in _words(inside.removesuffix(")")):
+        key, equals, value = word.partition("=")
+        if equals and "(" not in key:
+            quoted = value[:1] in ("'", '"')
+            parameters[key] = ast.literal_eval(value) if quoted else number_or_text(value)
+        else:
+            filters.append(word)
+    return get_strategy(name, parameters, filters)
+
+
+def _words(inside: str) -> list[str]:
+    "What commas separate outside of parentheses and quotes."
+    words, depth = [""], 0
+    for piece in re.findall(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|, |.""", inside, re.DOTALL):
+        depth += (piece == "(") - (piece == ")")
+        if piece == ", " and depth == 0:
+            words.append("")
+        else:
+            words[-1] += piece
+    return [word for word in words if word]
 
 # %% ../nbs/05_signal_engine.ipynb #0fe2a678
 @strategy(needs={"fast": "sma({sma})", "slow": "ema({ema})", "strength": "rsi({rsi})"})
@@ -223,18 +260,6 @@ def crossover(
         sell={"sma below ema": bars.fast < bars.slow, "overbought": bars.strength > overbought},
     )
 
-
-@entry_filter(needs={"atr": "atr({window})"})
-def volatility(bars: pd.DataFrame, *, maximum: float = 0.05, window: int = 14) -> pd.Series:
-    """Buy only while the average true range is at most this fraction of the close."""
-    return bars.volatility_atr <= maximum * bars.close
-
-
-@entry_filter(needs={})
-def volume(bars: pd.DataFrame, *, minimum: float = 0.5, window: int = 20) -> pd.Series:
-    """Buy only on at least this multiple of the median volume of the `window` bars up to this one."""
-    return bars.volume >= minimum * bars.volume.rolling(window).median()
-
 # %% ../nbs/05_signal_engine.ipynb #ccdc943c
 def _evaluate(
     strategy: Strategy, symbol: str, bars: pd.DataFrame
@@ -243,6 +268,8 @@ def _evaluate(
     try:
         rules = strategy.function(bars, **strategy.parameters)
         allowed = [each.function(bars, **each.parameters) for each in strategy.filters]
+    except UserError as error:
+        raise UserError(f"strategy {strategy.label} on {symbol}: {error}") from None
     except Exception as error:
         where = f"strategy {strategy.label} raised {type(error).__name__} on {symbol}"
         raise UserError(f"{where}: {error}") from error
@@ -279,19 +306,25 @@ class Generated(NamedTuple):
 
 
 def _edges(conditions: np.ndarray, known: np.ndarray) -> np.ndarray:
-    "Where a condition is true, was not true on the bar before, and both bars are known: (rules, bars)."
+    "Where a condition is true, was not true on the bar before, and is known on both: (rules, bars)."
     edges = np.zeros_like(conditions)
-    edges[:, 1:] = conditions[:, 1:] & ~conditions[:, :-1] & known[1:] & known[:-1]
+    edges[:, 1:] = conditions[:, 1:] & ~conditions[:, :-1] & known[:, 1:] & known[:, :-1]
     return edges
 
 
 def _symbol_signals(
-    strategy: Strategy, symbol: str, bars: pd.DataFrame, aliases: list[str], traded: np.ndarray
+    strategy: Strategy,
+    symbol: str,
+    bars: pd.DataFrame,
+    aliases: list[str],
+    of_rules: list[str],
+    traded: np.ndarray,
 ) -> tuple[list, list]:
-    "Signal rows and conflict rows of one symbol; `aliases` are its features, `traded` its closes as traded."
+    "Signal rows and conflict rows of one symbol; `aliases` are all features, `traded` its closes as traded."
     names, sides, conditions, permitted = _evaluate(strategy, symbol, bars)
-    edges = _edges(conditions, bars[aliases].notna().to_numpy().all(axis=1))
-    is_buy = np.array([side == "buy" for side in sides])
+    is_buy = np.array([side == "buy" for side in sides], bool)
+    ready, ready_to_buy = (bars[each].notna().to_numpy().all(axis=1) for each in (of_rules, aliases))
+    edges = _edges(conditions, np.where(is_buy[:, None], ready_to_buy, ready))
     if permitted is not None:
         edges[is_buy] &= permitted
     buys, sells = edges[is_buy].any(axis=0), edges[~is_buy].any(axis=0)
@@ -304,7 +337,7 @@ def _symbol_signals(
         if buys[row] and sells[row]:
             conflicts.append((symbol, moments[place], fired))
             continue
-        known = {alias: column[place] for alias, column in values.items()}
+        known = {alias: column[place] for alias, column in values.items() if not np.isnan(column[place])}
         details = {"price": prices[place], "rule": fired, **known}
         signals.append((symbol, moments[place], "buy" if buys[row] else "sell", details))
     return signals, conflicts
@@ -322,11 +355,9 @@ def generate(
     calls = strategy.features
     if features is None:
         features = compute(adjusted, list(dict.fromkeys(calls.values())))
-    named = {
-        alias: features[column].to_numpy()
-        for name, call in calls.items()
-        for alias, column in aliases(name, call)
-    }
+    pairs = {name: aliases(name, call) for name, call in calls.items()}
+    named = {alias: features[column].to_numpy() for each in pairs.values() for alias, column in each}
+    of_rules = [alias for name in strategy.needs for alias, _ in pairs[name]]
     values = {name: adjusted[name].to_numpy() for name in adjusted.columns} | named
     traded, moments = bars["close"].to_numpy(), bars.index.get_level_values("timestamp")
     signals, conflicts = [], []
@@ -335,7 +366,7 @@ def generate(
         own = pd.DataFrame(
             {key: value[span] for key, value in values.items()}, index=moments[span], copy=False
         )
-        found, disputed = _symbol_signals(strategy, symbol, own, list(named), traded[span])
+        found, disputed = _symbol_signals(strategy, symbol, own, list(named), of_rules, traded[span])
         signals += found
         conflicts += disputed
     return Generated(
