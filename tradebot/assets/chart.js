@@ -5,7 +5,7 @@ import { ask, barLabel, barTime, COLOURS, compact, element, frame, listen, momen
 
 const FIRST = 1500, OLDER = 5000;
 const OWN_PANE = /^(rsi|macd|atr|natr|adx|dm|cci|stoch|willr|mfi|roc|mom|obv|ppo|tsi|uo|cmf|cmo|aroon|zscore|stdev|variance|er|slope)/i;
-const family = (name) => name.replace(/_(signal|hist|upper|middle|lower)$/, "");
+const family = (name) => name.replace(/_(signal|hist|upper|middle|lower|up|down|event)$/, "");
 
 // An indicator lies over the prices if it is of their size and no known oscillator.
 function overlays(name, features, closes) {
