@@ -57,13 +57,12 @@ def _ranks(x, past, out):
         out[t] = np.nan
         if t < past or np.isnan(x[t]):
             continue
-        below = 0.0
+        below = equal = missing = 0
         for value in x[t - past : t]:
-            if np.isnan(value):
-                below = np.nan
-                break
-            below += 1.0 if value < x[t] else 0.5 if value == x[t] else 0.0
-        out[t] = below / past
+            below += value < x[t]
+            equal += value == x[t]
+            missing += np.isnan(value)
+        out[t] = (below + 0.5 * equal) / past if missing == 0 else np.nan
 
 
 def ranks(x: np.ndarray, past: int) -> np.ndarray:
