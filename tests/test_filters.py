@@ -22,6 +22,7 @@ from tradebot.scan import events_of, scan
 from tradebot.signal_engine import (
     Rules,
     check_causality,
+    entry_filter,
     generate,
     get_strategy,
     measure_warmup,
@@ -118,6 +119,20 @@ def test_volume_is_held_against_the_median_with_its_own_bar_in_it() -> None:
     days = pd.bdate_range("2012-01-02", periods=30)
     # The first median stands at the twentieth bar; a buy waits until it was there on the bar before as well.
     assert set(found["timestamp"]) == {days[23], days[25], days[27], days[29]}
+
+
+def test_volume_says_what_a_rolling_median_in_the_filter_said(sample) -> None:
+    @entry_filter(needs={})
+    def rolled(bars: pd.DataFrame, *, minimum: float = 0.5, window: int = 20) -> pd.Series:
+        return bars.volume >= minimum * bars.volume.rolling(window).median()
+
+    one, other = (
+        generate(*sample, get_strategy("change_point", {"window": 5}, [f"{name}(minimum=0.8)"])).signals
+        for name in ("volume", "rolled")
+    )
+    told = ["symbol", "timestamp", "signal_type"]
+    pd.testing.assert_frame_equal(one[told], other[told])
+    assert len(rows(one, "sell")) > 100
 
 
 @pytest.mark.parametrize("name", [name for name, (one, *_) in CHOSEN.items() if one == "crossover"])

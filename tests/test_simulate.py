@@ -17,7 +17,7 @@ from tradebot.prices import actions_frame, bars_frame
 from tradebot.programs import read
 from tradebot.report import tear_sheet
 from tradebot.scan import events_of, scan
-from tradebot.signal_engine import Rules, Strategy, generate, get_strategy, strategy
+from tradebot.signal_engine import Rules, Strategy, entry_filter, generate, get_strategy, strategy
 from tradebot.simulate import simulate
 from tradebot.universe import universe
 
@@ -142,8 +142,16 @@ def test_any_arithmetic_compiles_to_the_signal_engine_s_signals(walks, buy, sell
     assert np.array_equal(found, events_of(arrays, expected))
 
 
+@entry_filter(needs={})
+def unreadable(bars: pd.DataFrame, *, minimum: float = 0.5) -> pd.Series:
+    """A filter with a rolling window of its own, which no program has."""
+    return bars.volume >= minimum * bars.volume.rolling(20).median()
+
+
 @pytest.mark.parametrize("name", ["crossover"])
-@pytest.mark.parametrize("filters", [(), ("volatility(maximum=0.03)",), ("volume(minimum=0.8)",)])
+@pytest.mark.parametrize(
+    "filters", [(), ("volatility(maximum=0.03)",), ("volume(minimum=0.8)",), ("unreadable(minimum=0.8)",)]
+)
 def test_a_strategy_and_its_signals_give_the_same_result(sample, name, filters):
     bars, actions = sample
     chosen, arrays = get_strategy(name, {"sma": 10, "oversold": 35}, filters), universe(bars, actions)
