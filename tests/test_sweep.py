@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tradebot.config import Config, Risk, UserError
 from tradebot.programs import read
-from tradebot.signal_engine import get_strategy
+from tradebot.signal_engine import entry_filter, get_strategy
 from tradebot.simulate import simulate
 from tradebot.statistics import performance
 from tradebot.sweep import FIGURES, Sweep, draw, grid, neighbourhood, stored_universe, sweep, sweep_stored
@@ -32,8 +32,12 @@ def five(sample):
     return universe(*sample)
 
 
-@pytest.mark.parametrize("filters", [(), ("volume(minimum=0.9)",)], ids=["compiled", "called"])
+@pytest.mark.parametrize("filters", [(), ("rolled(minimum=0.9)",)], ids=["compiled", "called"])
 def test_each_point_is_what_simulate_says_of_it(five, filters):
+    @entry_filter(needs={})
+    def rolled(bars: pd.DataFrame, *, minimum: float = 0.5) -> pd.Series:
+        return bars.volume >= minimum * bars.volume.rolling(20).median()
+
     points = draw(SPACE, 6, seed=3)
     span = {"start": pd.Timestamp("2004-01-05"), "end": pd.Timestamp("2009-12-31")}
     found = sweep(five, "crossover", points, filters=filters, jobs=2, **span, **MONEY)
