@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import records, scheduling, serving, trading
+from . import data, records, scheduling, serving, trading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     serving.add_words(command, _Parser)
     scheduling.add_words(command, _Parser)
     records.add_words(command, _Parser)
+    data.add_words(command, _Parser)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
 
@@ -167,6 +168,7 @@ def _points_words(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("--points", type=int, default=0, help="so many at random, instead of all combinations")
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--range", type=_span, metavar="START:END")
+    _known_word(sweep)
 
 
 def _database_words(database: argparse.ArgumentParser) -> None:
@@ -210,6 +212,27 @@ def _backtest_words(backtest: argparse.ArgumentParser) -> None:
     backtest.add_argument(
         "--range", type=_span, action="append", default=[], metavar="START:END", help="repeat to compare"
     )
+    _known_word(backtest)
+
+
+def _known_word(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--known",
+        type=_known,
+        metavar="MOMENT",
+        help="on what the store knew then: a day, or a moment in UTC; on what it knows now by default",
+    )
+
+
+def _known(text: str) -> str:
+    from tradebot.config import UserError
+    from tradebot.pipeline import known_moment
+
+    try:
+        known_moment(text, _now())
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("known = ")) from None
+    return text
 
 # %% ../nbs/17_cli.ipynb #ad7a455a
 def _opened(config: "Config") -> "Store":
@@ -237,7 +260,7 @@ def _fetch(words: argparse.Namespace, config: "Config") -> int:
 
     from tradebot.data_fetch import fetch_universe
 
-    store = _opened(config)
+    store, now = _opened(config), _now()
     if words.issues:
         issues = store.issues(_upper(words.symbols))
         _show(issues.drop(columns="bar"), "nothing was found wrong")
@@ -246,7 +269,7 @@ def _fetch(words: argparse.Namespace, config: "Config") -> int:
         result = fetch_universe(
             store,
             config,
-            _now(),
+            now,
             symbols=words.symbols,
             start=words.start,
             end=words.end,
@@ -254,6 +277,7 @@ def _fetch(words: argparse.Namespace, config: "Config") -> int:
             progress=progress,
         )
     _show(result.drop(columns="error"))
+    data.tell_of_flips(store, config, now)
     errors = result.loc[result["status"] == "failed", "error"].to_dict()
     if words.start or words.end:
         until = words.end and words.end + pd.Timedelta("1d") - pd.Timedelta("1s")  # all of that day
@@ -332,7 +356,7 @@ def _sweep(words: argparse.Namespace, config: "Config") -> int:
 
     given = _points(words)
     with _points_progress(given) as bar:
-        sweep_stored(_opened(config), config, progress=bar.update, **given)
+        sweep_stored(_opened(config), config, progress=bar.update, **_read(given))
     # What is done is kept, so the notebook finds every point and has only to show it.
     return _run_notebook(
         config.home / "nbs" / "pipelines" / "sweep.ipynb", {**given, "figure": words.by}, config
@@ -349,7 +373,7 @@ def _walk_forward(words: argparse.Namespace, config: "Config") -> int:
     }
     paths = {name: getattr(words, name) for name in ("groups", "held_out", "embargo")}
     with _points_progress(given) as bar:
-        walked = walk_stored(_opened(config), config, progress=bar.update, **given, **windows)
+        walked = walk_stored(_opened(config), config, progress=bar.update, **_read(given), **windows)
     cross_validate(walked.sweep, purge=words.purge, **paths)  # a mistake is told before the notebook runs
     return _run_notebook(
         config.home / "nbs" / "pipelines" / "walk_forward.ipynb", {**given, **windows, **paths}, config
@@ -361,7 +385,14 @@ def _points(words: argparse.Namespace) -> dict[str, Any]:
     given |= {"strategy": words.strategy} if words.strategy else {}
     given |= {"symbols": _upper(words.symbols)} if words.symbols else {}
     given |= dict(zip(("start", "end"), words.range, strict=True)) if words.range else {}
+    given |= {"known": words.known} if words.known else {}
     return given
+
+
+def _read(given: dict[str, Any]) -> dict[str, Any]:
+    from tradebot.pipeline import known_moment
+
+    return {**given, "known": known_moment(given.get("known", ""), _now())}
 
 
 def _points_progress(given: dict[str, Any]) -> Any:
@@ -379,6 +410,8 @@ def _chosen(words: argparse.Namespace) -> dict[str, Any]:
         given["symbols"] = _upper(words.symbols)
     if words.strategy:
         given["strategy"] = words.strategy
+    if words.known:
+        given["known"] = words.known
     if words.set:
         given["parameters"] = {name: number_or_text(value) for name, value in words.set}
     return given

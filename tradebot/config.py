@@ -154,7 +154,9 @@ class Notify(_Section):
     """Who is told of what. The webhook's and the mail server's URLs are secrets: they come from the environment."""
 
     channels: Names = ("log",)
-    events: Names = ("fill", "reject", "halt", "kill-switch", "failed-run", "parked", "late", "day")
+    events: Names = (
+        "fill", "reject", "halt", "kill-switch", "failed-run", "parked", "late", "day", "revision"
+    )
     email_from: str = ""
     email_to: Names = ()
 

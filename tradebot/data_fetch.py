@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OVERLAP', 'GATHER_SECONDS', 'GATHER_BARS', 'DOWN_IN_A_ROW', 'Progress', 'fetch_daily', 'Page', 'plan_pages', 'fetch',
-           'fetch_universe']
+           'fetch_universe', 'running_from']
 
 # %% ../nbs/03_data_fetch.ipynb #2f636feb
 import time
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .config import CHUNKS, Config, Data, UserError, load_config
+from .engine import Clock, utc_now
 from .prices import BAR_COLUMNS, bars_frame
 from .providers import Provider, ProviderDown, fetch_with_retry, get_provider
 from .quality import check
@@ -161,7 +162,9 @@ class _Source:
             issues.append(_revision_issues(symbol, revised, bars, stored, "repaired"))
         elif len(revised):
             issues.append(_revision_issues(symbol, revised, stored, bars, "revised"))
-            bars = bars.drop(revised)
+        # What agrees stays as it is stored, to the last bit: a sum in another order is no new version.
+        replaced = revised if self.repair else revised[:0]
+        bars = bars[~bars.index.isin(stored.index.difference(replaced))]
         first, last = page.covered
         names = {"symbol": symbol, "interval": self.interval, "provider": self.provider.name}
         coverage = {**names, "first": first, "last": last}
@@ -193,8 +196,8 @@ GATHER_SECONDS, GATHER_BARS = 2.0, 500_000
 class _Gathered:
     "Checked pages on their way into the store; each of them goes in wholly or not at all."
 
-    def __init__(self, store: Store):
-        self._store, self._pages, self._since = store, [], time.monotonic()
+    def __init__(self, store: Store, clock: Clock):
+        self._store, self._clock, self._pages, self._since = store, clock, [], time.monotonic()
 
     def __enter__(self) -> "_Gathered":
         return self
@@ -224,7 +227,7 @@ class _Gathered:
             ["symbol", "timestamp", "kind"], keep="last"
         )
         bars = bars_frame(_stacked(frame.reset_index(names="timestamp") for frame in labelled))
-        self._store.write_fetched(bars, actions, issues, coverage)
+        self._store.write_fetched(bars, actions, issues, coverage, self._clock)
 
 # %% ../nbs/03_data_fetch.ipynb #d7060e1a
 DOWN_IN_A_ROW = 3
@@ -243,13 +246,15 @@ def fetch(
     calendar: str = "XNYS",
     months: int = 12,
     repair: bool = False,
+    clock: Clock = utc_now,
     progress: Progress = lambda symbol, done, total: None,
 ) -> pd.DataFrame:
     """Bring the stored bars of `symbols` up to [start, end], page by page of `months` months; one row of result a symbol.
 
     The result is indexed by symbol: status ('updated', 'up to date', 'failed'), new, revised and rejected bars, and the
     error of a failed symbol. `repair` fetches the whole span again and lets it replace stored bars, leaving an issue for
-    each. `progress(symbol, pages done, pages in all)` is called before each page and at the end.
+    each. `progress(symbol, pages done, pages in all)` is called before each page and at the end. `clock` says from which
+    moment (UTC) a page is known.
     """
     known = {row.Index: (row.first, row.last) for row in store.coverage(interval).itertuples()}
     plan = partial(_plan, start, end, repair, months=months, interval=interval, calendar=calendar)
@@ -257,7 +262,7 @@ def fetch(
     stored = _stored(store, plans, interval)
     source = _Source(provider, interval, calendar, repair)
     total, done, down, results = sum(map(len, plans.values())), 0, 0, {}
-    with _Gathered(store) as gathered:
+    with _Gathered(store, clock) as gathered:
         for symbol, pages in plans.items():
             if down >= DOWN_IN_A_ROW:
                 error: Exception | None = UserError(
@@ -376,12 +381,19 @@ def fetch_universe(
         calendar=data.calendar,
         months=months,
         repair=repair,
+        clock=running_from(now),
         progress=progress,
     )
     failed = result.loc[result["status"] == "failed", "error"]
     if len(failed):
         store.write_failures(provider.name, failed.to_dict(), now)
     return result
+
+
+def running_from(now: pd.Timestamp) -> Clock:
+    """A clock that says `now` (UTC) and goes on from there."""
+    begun = time.monotonic()
+    return lambda: (now + pd.Timedelta(time.monotonic() - begun, "s")).floor("us").to_pydatetime()
 
 
 def _last_label(end: pd.Timestamp, data: Data) -> pd.Timestamp:

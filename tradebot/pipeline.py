@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['stale_rows', 'update_features', 'update_signals', 'configured_features', 'configured_strategy', 'compare_signals',
-           'forget_old_bars', 'refuse_intraday']
+           'forget_old_bars', 'known_moment', 'refuse_intraday']
 
 # %% ../nbs/05a_pipeline.ipynb #3387348f
 import hashlib
@@ -128,6 +128,26 @@ def forget_old_bars(store: Store, config: Config, now: pd.Timestamp) -> int:
     return store.forget_intraday(
         now.normalize().replace(day=1) - pd.DateOffset(months=config.data.keep_intraday)
     )
+
+# %% ../nbs/05a_pipeline.ipynb #91a846c5
+def known_moment(text: str, now: pd.Timestamp) -> pd.Timestamp | None:
+    """The moment (UTC) that a day or a moment means as of which to read; None for "". Raises UserError for one after `now`."""
+    if not text:
+        return None
+    try:
+        moment = pd.to_datetime(text, utc=True).tz_localize(None)
+    except ValueError:
+        raise UserError(
+            f"known = {text!r} is no day or moment in UTC, such as 2026-10-01 or 2026-10-01 21:30"
+        ) from None
+    if len(text.strip()) <= len("2026-10-01"):
+        moment += pd.Timedelta(1, "D") - pd.Timedelta(1, "us")
+    if moment > pd.Timestamp(now):
+        raise UserError(
+            f"known = {text}: that is not over yet, so it would mean something else later; give a moment up to now, "
+            f"{now:%Y-%m-%d %H:%M} UTC"
+        )
+    return moment
 
 # %% ../nbs/05a_pipeline.ipynb #ba376c49
 def refuse_intraday(config: Config, what: str) -> None:

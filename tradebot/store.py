@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import pandas as pd
 from .chain import Entry, append, canonical
 from .config import UserError
 from .db_models import TABLES, quoted
-from .engine import Engine, StoreError, Transaction, Written
+from .engine import Clock, Engine, StoreError, Transaction, Written, utc_now
 from .prices import BAR_COLUMNS, actions_frame, adjust
+from .versions import as_known, first_known, refuse_unknown, revisions
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def _indexed(symbols: list[str], counts: list[int], flat: pd.DataFrame) -> pd.Da
 # %% ../nbs/02_store.ipynb #5eaf4ca6
 _SIGNAL_COLUMNS = ["id", "strategy", "symbol", "timestamp", "signal_type", "details", "executed"]
 _SIGNALS = f"SELECT {quoted(_SIGNAL_COLUMNS)} FROM signals"
+_EVER = pd.Timestamp(0)
 
 
 class Store:
@@ -64,29 +67,35 @@ class Store:
     def __init__(self, engine: Engine):
         self.engine = engine
 
-    def write_bars(self, bars: pd.DataFrame) -> Written:
-        """Store bars as traded."""
+    def write_bars(self, bars: pd.DataFrame, clock: Clock = utc_now) -> Written:
+        """Store bars as traded, known from the moment (UTC) that `clock` says; what they replace is kept."""
         with self.engine.transaction("market", write=True) as transaction:
-            return transaction.upsert("raw_prices", _flat(bars))
+            return transaction.upsert("raw_prices", _flat(bars), clock)
 
-    def write_actions(self, actions: pd.DataFrame) -> Written:
-        """Store splits and dividends."""
+    def write_actions(self, actions: pd.DataFrame, clock: Clock = utc_now) -> Written:
+        """Store splits and dividends, known from the moment (UTC) that `clock` says; what they replace is kept."""
         with self.engine.transaction("market", write=True) as transaction:
-            return transaction.upsert("corporate_actions", actions)
+            return transaction.upsert("corporate_actions", actions, clock)
 
     def write_fetched(
-        self, bars: pd.DataFrame, actions: pd.DataFrame, issues: pd.DataFrame, coverage: pd.DataFrame
+        self,
+        bars: pd.DataFrame,
+        actions: pd.DataFrame,
+        issues: pd.DataFrame,
+        coverage: pd.DataFrame,
+        clock: Clock = utc_now,
     ) -> Written:
-        """Store one fetched page with what was wrong in it and how far it reaches, all or nothing.
+        """Store one fetched page with what was wrong in it and how far it reaches, all or nothing, as of one moment (UTC).
 
         `issues` has symbol, timestamp, rule, detail, rejected and bar (a dict or None); `coverage` symbol, interval,
         provider, first, last. What is counted is bars.
         """
         noted = issues.assign(bar=[None if bar is None else json.dumps(bar) for bar in issues["bar"]])
+        moment = cache(clock)
         with self.engine.transaction("market", write=True) as transaction:
-            written = transaction.upsert("raw_prices", _flat(bars))
-            transaction.upsert("corporate_actions", actions)
-            transaction.upsert("data_issues", noted)
+            written = transaction.upsert("raw_prices", _flat(bars), moment)
+            transaction.upsert("corporate_actions", actions, moment)
+            transaction.upsert("data_issues", noted, moment)
             transaction.upsert("coverage", coverage)
         return written
 
@@ -98,25 +107,59 @@ class Store:
         *,
         adjusted: bool = False,
         daily: bool = True,
+        known: pd.Timestamp | None = None,
     ) -> pd.DataFrame:
-        """Bars as traded, or adjusted for the splits and dividends up to `end`; daily ones, or intraday ones."""
-        where, parameters = _where(symbols, None if adjusted else start, end)
-        midnight = "=" if daily else "<>"
-        where += f' AND "timestamp" {midnight} date_trunc(\'day\', "timestamp")'
+        """Bars as traded, or adjusted for the splits and dividends up to `end`; daily ones, or intraday ones.
+
+        With `known`, as a reader at that moment (UTC) got them: UserError for a moment before the first that the store
+        can tell of. Bars that were stored before it kept versions count as known always.
+        """
         with self.engine.transaction("market") as transaction:
-            bars = _read_indexed(transaction, "raw_prices", ", ".join(BAR_COLUMNS), where, parameters)
+            if known is not None:
+                refuse_unknown(transaction, pd.Timestamp(known))
+            bars = _read_bars(transaction, symbols, None if adjusted else start, end, daily, known)
             if not adjusted:
                 return bars
-            actions = _read_actions(transaction, symbols)
+            actions = _read_actions(transaction, symbols, known)
         bars = adjust(bars, actions if end is None else actions[actions["timestamp"] <= end])
         return (
             bars if start is None else bars[bars.index.get_level_values("timestamp") >= pd.Timestamp(start)]
         )
 
-    def actions(self, symbols: Sequence[str] | None = None) -> pd.DataFrame:
-        """Splits and dividends of the symbols."""
+    def actions(
+        self, symbols: Sequence[str] | None = None, *, known: pd.Timestamp | None = None
+    ) -> pd.DataFrame:
+        """Splits and dividends of the symbols; with `known`, as a reader at that moment (UTC) got them, as `bars` says."""
         with self.engine.transaction("market") as transaction:
-            return _read_actions(transaction, symbols)
+            if known is not None:
+                refuse_unknown(transaction, pd.Timestamp(known))
+            return _read_actions(transaction, symbols, known)
+
+    def before(
+        self, moment: pd.Timestamp, symbols: Sequence[str] | None = None, *, daily: bool = True
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Bars and actions just before a moment (UTC) at which the store is known to have been written."""
+        known = pd.Timestamp(moment) - pd.Timedelta(1, "us")
+        with self.engine.transaction("market") as transaction:
+            bars = _read_bars(transaction, symbols, None, None, daily, known)
+            return bars, _read_actions(transaction, symbols, known)
+
+    def first_known(self) -> pd.Timestamp | None:
+        """The first moment (UTC) as of which the store can be read; None if nothing in it has a moment."""
+        with self.engine.transaction("market") as transaction:
+            return first_known(transaction)
+
+    def revisions(
+        self,
+        symbols: Sequence[str] | None = None,
+        since: pd.Timestamp = _EVER,
+        *,
+        limit: int | None = None,
+    ) -> pd.DataFrame:
+        """What was replaced, and what providers say otherwise, since a moment (UTC): as `versions.revisions` has it."""
+        where, parameters = _where(symbols, None, None)
+        with self.engine.transaction("market") as transaction:
+            return revisions(transaction, where, since, limit, **parameters)
 
     def symbols(self) -> list[str]:
         """The symbols that have bars."""
@@ -169,7 +212,7 @@ class Store:
         moment = pd.Timestamp(before).to_pydatetime()
         with self.engine.transaction("market", write=True) as transaction:
             ((count,),) = transaction.rows(f"SELECT count(*) FROM raw_prices WHERE {where}", before=moment)
-            for table in ("indicators", "raw_prices") if count else ():
+            for table in ("indicators", "bar_versions", "raw_prices") if count else ():
                 transaction.rows(f"DELETE FROM {table} WHERE {where}", before=moment)
         return count
 
@@ -386,10 +429,33 @@ def _read_indexed(
     return _indexed([symbol for symbol, _ in counted], [count for _, count in counted], flat)
 
 
-def _read_actions(transaction: Transaction, symbols: Sequence[str] | None) -> pd.DataFrame:
+def _read_bars(
+    transaction: Transaction,
+    symbols: Sequence[str] | None,
+    start: pd.Timestamp | None,
+    end: pd.Timestamp | None,
+    daily: bool,
+    known: pd.Timestamp | None,
+) -> pd.DataFrame:
+    where, parameters = _where(symbols, start, end)
+    midnight = "=" if daily else "<>"
+    where += f' AND "timestamp" {midnight} date_trunc(\'day\', "timestamp")'
+    source, columns = "raw_prices", ", ".join(BAR_COLUMNS)
+    if known is not None:
+        source = as_known("raw_prices", "bar_versions", f'symbol, "timestamp", {columns}')
+        parameters["known"] = pd.Timestamp(known).to_pydatetime()
+    return _read_indexed(transaction, source, columns, where, parameters)
+
+
+def _read_actions(
+    transaction: Transaction, symbols: Sequence[str] | None, known: pd.Timestamp | None = None
+) -> pd.DataFrame:
     where, parameters = _where(symbols, None, None)
-    query = f'SELECT symbol, "timestamp", kind, value FROM corporate_actions WHERE {where}'
-    return actions_frame(transaction.frame(query, **parameters))
+    source, columns = "corporate_actions", 'symbol, "timestamp", kind, value'
+    if known is not None:
+        source = as_known("corporate_actions", "action_versions", columns)
+        parameters["known"] = pd.Timestamp(known).to_pydatetime()
+    return actions_frame(transaction.frame(f"SELECT {columns} FROM {source} WHERE {where}", **parameters))
 
 
 def _dictionary(value: Any) -> dict:

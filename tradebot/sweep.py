@@ -284,13 +284,22 @@ def _range(start: str, end: str) -> dict[str, pd.Timestamp | None]:
 
 
 def stored_universe(
-    store: "Store", config: "Config", symbols: Sequence[str] = (), start: str = "", end: str = ""
+    store: "Store",
+    config: "Config",
+    symbols: Sequence[str] = (),
+    start: str = "",
+    end: str = "",
+    known: pd.Timestamp | None = None,
 ) -> Universe:
-    """All stored bars of some symbols, or the configured ones, over sessions that reach from `start` to `end` at least."""
+    """All stored bars of some symbols, or the configured ones, over sessions that reach from `start` to `end` at least.
+
+    With `known`, bars and actions as they were known at that moment (UTC).
+    """
     refuse_intraday(config, "a sweep trades")
     asked = list(symbols) or config.data.universe
     span = _range(start, end)
-    return universe_of(store.bars(asked), store.actions(asked), config.data.calendar, **span)
+    bars, actions = store.bars(asked, known=known), store.actions(asked, known=known)
+    return universe_of(bars, actions, config.data.calendar, **span)
 
 
 def sweep_stored(
@@ -304,17 +313,19 @@ def sweep_stored(
     symbols: Sequence[str] = (),
     start: str = "",
     end: str = "",
+    known: pd.Timestamp | None = None,
     progress: Callable[[int], object] = lambda points: None,
 ) -> Sweep:
     """A sweep of the configured strategy with its filters and other parameters, or of another, under the configured rules.
 
-    `points` of the grid are drawn, all of it if that is 0. What is done is kept in .cache/sweeps.
+    `points` of the grid are drawn, all of it if that is 0. What is done is kept in .cache/sweeps. With `known`, on bars as
+    they were known at that moment (UTC).
     """
     name, chosen = strategy or config.strategy.name, draw(space, points, seed) if points else grid(space)
     bound = {} if strategy else {"parameters": config.strategy.parameters, "filters": config.strategy.filters}
     get_strategy(name, chosen[0])  # a mistake in a name is told before anything is read
     return sweep(
-        stored_universe(store, config, symbols, start, end),
+        stored_universe(store, config, symbols, start, end, known),
         name,
         chosen,
         **bound,

@@ -24,7 +24,7 @@ _PIECE = 250_000
 
 def _whole(table: Table) -> Table:
     "The table with every column, those included that a database otherwise fills by itself."
-    return replace(table, values=(*table.filled, *table.values), write_once=False)
+    return replace(table, values=(*table.filled, *table.values), write_once=False, superseded=None)
 
 
 def _pieces(store: Store, table: Table) -> Iterator[list[str] | None]:

@@ -150,6 +150,7 @@ def walk_stored(
     symbols: Sequence[str] = (),
     start: str = "",
     end: str = "",
+    known: pd.Timestamp | None = None,
     figure: str = "sharpe",
     train: int,
     test: int,
@@ -161,7 +162,7 @@ def walk_stored(
 
     The sweep is that of `sweep_stored`, and kept as that is. Raises UserError as both do.
     """
-    asked = {"symbols": symbols, "start": start, "end": end}
+    asked = {"symbols": symbols, "start": start, "end": end, "known": known}
     windows = {"train": train, "test": test, "anchored": anchored, "purge": purge}
     market = stored_universe(store, config, **asked)
     first, last = market.span(*(pd.Timestamp(day) if day else None for day in (start, end)))

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tradebot.config import UserError
 from tradebot.engine import StoreError, Written
 from tradebot.prices import actions_frame
 from tradebot.store import Store, open_store
@@ -94,6 +95,43 @@ def children(function, *calls: tuple) -> Iterator[list]:
     for child in started:
         child.join(120)
     assert [child.exitcode for child in started] == [0] * len(started)
+
+
+def at(moment: str):
+    """A clock that stands still."""
+    return pd.Timestamp(moment).to_pydatetime
+
+
+MINUTE_0 = pd.Timestamp("2012-02-01")
+MOMENTS = "SELECT as_of FROM raw_prices UNION SELECT as_of FROM bar_versions ORDER BY 1"
+a_day = st.sampled_from([(symbol, pd.Timestamp(f"2012-01-0{day}")) for symbol in "AB" for day in (3, 4, 5)])
+# Minutes since the write before, then closes and split ratios by symbol and day.
+a_write = st.tuples(
+    st.integers(1, 120),
+    st.dictionaries(a_day, st.sampled_from([10.0, 10.5, 11.0]), min_size=1, max_size=4),
+    st.dictionaries(a_day, st.sampled_from([2.0, 3.0]), max_size=2),
+)
+
+
+def write_state(store: Store, bars: dict, actions: dict, moment: pd.Timestamp) -> None:
+    """Closes by (symbol, day) and split ratios by (symbol, day), as one fetched page."""
+    index = pd.MultiIndex.from_tuples(list(bars), names=["symbol", "timestamp"])
+    close = np.array(list(bars.values()))
+    frame = pd.DataFrame({"open": close, "high": close, "low": close, "close": close, "volume": 1.0}, index)
+    splits = actions_frame([(*key, "split", ratio) for key, ratio in actions.items()])
+    issues = pd.DataFrame(columns=["symbol", "timestamp", "rule", "detail", "rejected", "bar"])
+    coverage = pd.DataFrame(columns=["symbol", "interval", "provider", "first", "last"])
+    store.write_fetched(frame.sort_index(), splits, issues, coverage, moment.to_pydatetime)
+
+
+def repair_again_and_again(url: str, said) -> None:
+    """In a child: every bar a little higher, over and over, saying each that is committed, until it is killed."""
+    store, bars = open_store(url), some_bars(40, 250)
+    step = round(float((store.bars()["close"] - bars["close"]).iloc[0]))
+    while True:
+        step += 1
+        store.write_bars(bars + step)
+        said.send(step)
 
 
 class StoreContract:
@@ -262,6 +300,7 @@ class StoreContract:
             "low",
             "close",
             "volume",
+            "as_of",
         ]
         assert columns["indicators"] == ["id", "symbol", "timestamp", "values"]
         assert set(columns["signals"]) == {
@@ -277,6 +316,144 @@ class StoreContract:
         bars["close"] = values
         store.write_bars(bars)
         assert store.bars(start=bars.index[0][1], end=bars.index[-1][1])["close"].tolist() == values
+
+    # Versions
+
+    def test_a_bar_that_was_replaced_is_read_as_of_when_it_was_current(self, store: Store) -> None:
+        first, second = some_bars(), some_bars()
+        second.iloc[3, 3] += 0.25
+        store.write_bars(first, at("2012-01-10 10:00"))
+        store.write_bars(second, at("2012-01-11 10:00"))
+        for moment, expected in (
+            ("2012-01-10 10:00", first),
+            ("2012-01-11 09:59:59.999999", first),
+            ("2012-01-11 10:00", second),
+            ("2030-01-01", second),
+        ):
+            pd.testing.assert_frame_equal(store.bars(known=moment), expected, check_freq=False)
+        assert store.bars(["S000"], "2012-01-05", known="2012-01-10 10:00")["close"].tolist() == [
+            103.0,
+            104.0,
+        ]
+        assert store.bars(["S000"], "2012-01-05")["close"].tolist() == [103.25, 104.0]
+
+    def test_what_came_later_was_not_known_before(self, store: Store) -> None:
+        store.write_bars(some_bars(1, 3), at("2012-01-10 10:00"))
+        store.write_bars(some_bars(2, 5), at("2012-01-11 10:00"))
+        assert len(store.bars(known="2012-01-10 12:00")) == 3
+        assert len(store.bars(known="2012-01-11 12:00")) == 10
+
+    def test_unchanged_values_keep_their_moment(self, store: Store) -> None:
+        for hour in (10, 11, 12):
+            store.write_bars(some_bars(), at(f"2012-01-10 {hour}:00"))
+        with store.engine.transaction("market") as transaction:
+            assert transaction.rows("SELECT DISTINCT as_of FROM raw_prices") == [(at("2012-01-10 10:00")(),)]
+            assert transaction.rows("SELECT count(*) FROM bar_versions") == [(0,)]
+
+    def test_actions_are_read_as_they_were_known_and_adjust_as_they_did(self, store: Store) -> None:
+        store.write_bars(some_bars(1, 5), at("2012-01-10 10:00"))
+        for day, ratio in ((11, 2.0), (12, 4.0)):
+            store.write_actions(
+                actions_frame([("S000", "2012-01-04", "split", ratio)]), at(f"2012-01-{day} 10:00")
+            )
+        assert store.actions(known="2012-01-10 10:00").empty
+        assert store.actions(known="2012-01-11 10:00")["value"].tolist() == [2.0]
+        assert store.actions()["value"].tolist() == [4.0]
+        closes = [
+            store.bars(adjusted=True, known=f"2012-01-{day} 10:00")["close"].iloc[0] for day in (10, 11, 12)
+        ]
+        assert closes == [100.0, 50.0, 25.0]
+
+    def test_a_moment_before_the_first_is_refused_with_the_first_that_can_be_asked_for(
+        self, store: Store
+    ) -> None:
+        with pytest.raises(UserError, match="nothing in this store says since when it is known"):
+            store.bars(known="2012-01-10")
+        store.write_bars(some_bars(), at("2012-01-10 10:00"))
+        changed = some_bars() + 1
+        store.write_bars(changed, at("2012-01-11 10:00"))
+        assert store.first_known() == pd.Timestamp("2012-01-10 10:00")
+        for read in (store.bars, store.actions):
+            with pytest.raises(
+                UserError, match="as of 2012-01-10 10:00:00 UTC or later, not as of 2012-01-10"
+            ):
+                read(known="2012-01-10 09:59:59")
+
+    def test_a_bar_without_a_moment_counts_as_known_always(self, store: Store) -> None:
+        store.write_bars(some_bars(1, 3), at("2012-01-10 10:00"))
+        with store.engine.transaction("market", write=True) as transaction:
+            transaction.rows("UPDATE raw_prices SET as_of = NULL")
+        changed = some_bars(1, 3)
+        changed.iloc[1, 3] += 1
+        store.write_bars(changed, at("2012-01-11 10:00"))
+        assert store.before("2012-01-11 10:00")[0]["close"].tolist() == [100.0, 101.0, 102.0]
+        assert store.bars(known="2012-01-11 10:00")["close"].tolist() == [100.0, 102.0, 102.0]
+        with pytest.raises(UserError, match="before that it kept no versions"):
+            store.bars(known="2012-01-11 09:00")
+
+    def test_a_clock_that_was_set_back_never_leaves_two_versions_at_once(self, store: Store) -> None:
+        for step, moment in enumerate(["2012-01-11 10:00", "2012-01-10 10:00", "2012-01-11 10:00"]):
+            store.write_bars(some_bars(1, 1) + step, at(moment))
+        first = pd.Timestamp("2012-01-11 10:00")
+        read = [store.bars(known=first + pd.Timedelta(step, "us"))["close"].tolist() for step in range(3)]
+        assert read == [[100.0], [101.0], [102.0]]
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(steps=st.lists(a_write, min_size=1, max_size=8), asked=st.lists(st.integers(0, 900), max_size=4))
+    def test_any_history_reads_as_a_list_of_its_states(
+        self, store: Store, steps: list[tuple[int, dict, dict]], asked: list[int]
+    ) -> None:
+        with store.engine.transaction("market", write=True) as transaction:
+            for table in ("raw_prices", "corporate_actions", "bar_versions", "action_versions"):
+                transaction.rows(f"DELETE FROM {table}")
+        states, minute = [], 0
+        for later, bars, actions in steps:
+            minute += later
+            write_state(store, bars, actions, MINUTE_0 + pd.Timedelta(minute, "min"))
+            before = states[-1] if states else (0, {}, {})
+            states.append((minute, {**before[1], **bars}, {**before[2], **actions}))
+        for moment in [minute for minute, *_ in states] + asked:
+            known = MINUTE_0 + pd.Timedelta(moment, "min")
+            _, bars, actions = ([(0, {}, {})] + [state for state in states if state[0] <= moment])[-1]
+            if not bars and not actions:
+                continue  # before the first
+            assert store.bars(known=known)["close"].to_dict() == bars
+            told = store.actions(known=known).set_index(["symbol", "timestamp"])["value"].to_dict()
+            assert told == actions
+        assert store.bars()["close"].to_dict() == states[-1][1]
+
+    def test_a_writer_that_is_killed_leaves_each_version_whole(self, store: Store, url: str) -> None:
+        store.write_bars(some_bars(40, 250), at("2012-01-10 10:00"))
+        for attempt in range(6):
+            heard, said = PROCESSES.Pipe(duplex=False)
+            child = PROCESSES.Process(target=repair_again_and_again, args=(url, said))
+            child.start()
+            heard.recv()
+            time.sleep(0.007 * attempt)
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            with store.engine.transaction("market") as transaction:
+                moments = [moment for (moment,) in transaction.rows(MOMENTS)]
+            for moment in moments:
+                steps = (store.bars(known=moment)["close"] - some_bars(40, 250)["close"]).round(6)
+                assert steps.nunique() == 1, f"as of {moment} some bars are repaired and others aren't"
+                assert len(steps) == 10_000
+        assert len(moments) > 6
+
+    def test_what_was_replaced_is_listed_by_value(self, store: Store) -> None:
+        store.write_bars(some_bars(2, 5), at("2012-01-10 10:00"))
+        assert store.revisions().empty
+        changed = some_bars(2, 5)
+        changed.iloc[7, [3, 4]] = [202.25, 900.0]
+        store.write_bars(changed, at("2012-01-11 10:00"))
+        store.write_actions(actions_frame([("S000", "2012-01-04", "dividend", 0.5)]), at("2012-01-12 10:00"))
+        store.write_actions(actions_frame([("S000", "2012-01-07", "dividend", 0.5)]), at("2012-01-12 11:00"))
+        told = store.revisions().drop(columns=["applied", "as_of", "timestamp"]).to_numpy().tolist()
+        late, close, volume = ["S000", "dividend", 0.0, 0.5], ["S001", "close", 202.0, 202.25], []
+        volume = ["S001", "volume", 1000.0, 900.0]
+        assert told == [late, close, volume]
+        assert len(store.revisions(["S001"])) == 2
+        assert len(store.revisions(since="2012-01-11 10:00:01")) == 1
 
     # What a frame may hold
 
@@ -557,6 +734,7 @@ class StoreContract:
     def test_old_intraday_bars_are_forgotten_and_daily_ones_never(self, store: Store) -> None:
         daily, intraday = some_bars(2, 10), some_bars(2, 10)
         intraday.index = intraday.index.set_levels(intraday.index.levels[1] + pd.Timedelta(hours=14), level=1)
+        store.write_bars(intraday + 1)
         for bars in (daily, intraday):
             store.write_bars(bars)
             store.write_features(bars[["close"]], NO_INPUTS)
@@ -565,6 +743,9 @@ class StoreContract:
         kept = intraday[intraday.index.get_level_values(1) >= "2012-01-06 14:00"]
         pd.testing.assert_frame_equal(store.bars(daily=False), kept, check_freq=False)
         assert len(store.features(["close"])) == len(daily) + len(kept)
+        with store.engine.transaction("market") as transaction:
+            rows = transaction.rows('SELECT count(*), min("timestamp") FROM bar_versions')
+        assert rows == [(len(kept), kept.index[0][1].to_pydatetime())]
         assert store.forget_intraday(pd.Timestamp("2012-01-06 14:00")) == 0
 
     def test_intraday_bars_add_up_to_days(self, store: Store) -> None:

@@ -23,10 +23,12 @@ MOMENT = pd.Timestamp("2012-01-03 14:30:00.123456")
 def filled(store: Store) -> Store:
     """A store with something in every table."""
     bars = some_bars(3, 20)
+    store.write_bars(bars.head(40) + 1)
     store.write_bars(bars)
-    store.write_actions(
-        actions_frame([("S000", "2012-01-04", "split", 2.0), ("S001", "2012-01-05", "dividend", 0.1)])
-    )
+    for ratio in (3.0, 2.0):
+        store.write_actions(
+            actions_frame([("S000", "2012-01-04", "split", ratio), ("S001", "2012-01-05", "dividend", 0.1)])
+        )
     features = pd.DataFrame({"sma_20": np.linspace(0, 1, 60), "rsi_14": np.nan}, index=bars.index)
     store.write_features(features, NO_INPUTS)
     with store.engine.transaction("market", write=True) as market:
@@ -39,6 +41,10 @@ def filled(store: Store) -> Store:
                 {"symbol": ["S000"], "interval": "1d", "provider": "x", "first": [MOMENT], "last": [MOMENT]}
             ),
         )
+        flip = {"strategy": ["s"], "symbol": "S000", "timestamp": MOMENT, "was": "buy: é", "would": "nothing"}
+        flip |= {"revision": "close 1 → 2", "as_of": MOMENT, "ordered": False, "told": True}
+        market.upsert("flips", pd.DataFrame(flip))
+        market.upsert("examined", pd.DataFrame({"strategy": ["s"], "until": [MOMENT]}))
         failure = {"provider": ["x"], "symbol": "S009", "failures": 3, "latest": [MOMENT], "error": "no such"}
         market.upsert("provider_errors", pd.DataFrame(failure))
         issue = {
