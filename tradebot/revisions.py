@@ -93,7 +93,7 @@ def examine(store: Store, config: Config, since: pd.Timestamp) -> int:
     if revisions.empty:
         return 0
     daily = config.data.interval == "1d"
-    found = [_of_group(store, strategy, group, begin, daily) for _, group in revisions.groupby("applied")]
+    found = [_of_group(store, strategy, group, daily) for _, group in revisions.groupby("applied")]
     flips = pd.concat(found, ignore_index=True).drop_duplicates(["symbol", "timestamp", "was", "would"])
     flips = flips.assign(strategy=strategy.label, told=False)
     flips["ordered"] = _ordered(store, strategy.label, flips)
@@ -115,14 +115,12 @@ def _begin(store: Store, label: str, since: pd.Timestamp) -> pd.Timestamp:
     return pd.Timestamp(since)
 
 
-def _of_group(
-    store: Store, strategy: Strategy, revisions: pd.DataFrame, begin: pd.Timestamp, daily: bool
-) -> pd.DataFrame:
+def _of_group(store: Store, strategy: Strategy, revisions: pd.DataFrame, daily: bool) -> pd.DataFrame:
     "The flips of revisions that were applied, or of those that were not."
     symbols = sorted(revisions["symbol"].unique())
     stored = Data(store.bars(symbols, daily=daily), store.actions(symbols))
     if revisions["applied"].all():
-        before, after = Data(*store.before(begin, symbols, daily=daily)), stored
+        before, after = Data(*store.before(revisions["as_of"].min(), symbols, daily=daily)), stored
     else:
         before, after = stored, put_in(stored, revisions)
     flips = flipped(before, after, strategy)
