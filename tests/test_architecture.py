@@ -86,7 +86,8 @@ LAYERS = [
         "pages",
         "guard",
     },
-    {"report", "dashboard", "trust_page", "signin"},
+    {"report", "data_pages", "trust_page", "signin"},
+    {"dashboard"},
     {"app"},
     {"serving"},
     {"cli"},
@@ -124,6 +125,7 @@ MADE_OF_HEAVY = {
     "zipline_engine",
     "components",
     "pages",
+    "data_pages",
     "dashboard",
     "workers",
 }  # loaded when a backtest or a server starts

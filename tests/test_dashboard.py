@@ -30,6 +30,7 @@ SHOWS = {
     "chart": "volume",
     "performance": "Monthly returns",
     "orders": "Signals that became no order",
+    "data": "Signals that would be others",
     "runs": "no bars of",
     "reports": "Side by side",
 }
@@ -286,7 +287,7 @@ def test_an_empty_store_says_what_to_do(browser, tmp_path: Path) -> None:
     server = WebServer(tmp_path, DATABASE_URL=f"duckdb:///{tmp_path}/data")
     page = browser.new_page()
     commands = {"live": "tradebot execute --once", "chart": "tradebot fetch", "performance": "tradebot execute --once",
-                "orders": "tradebot execute --once", "runs": "tradebot run", "reports": "tradebot backtest"}  # fmt: skip
+                "orders": "tradebot execute --once", "data": "tradebot fetch", "runs": "tradebot run", "reports": "tradebot backtest"}  # fmt: skip
     for name, command in commands.items():
         page.goto(f"{server.url}/dashboard?page={name}")
         expect(page, command)

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .components import PAGE_STYLE, THEME, Reader, pane
+from .data_pages import DataPage
 from .engine import StoreError
 from tradebot.pages import (
     Chart,
@@ -49,6 +50,7 @@ PAGES: dict[str, tuple[str, str, type[Page]]] = {
     "chart": ("Chart", "candlestick_chart", Chart),
     "performance": ("Performance", "show_chart", PerformancePage),
     "orders": ("Orders", "receipt_long", Orders),
+    "data": ("Data", "storage", DataPage),
     "runs": ("Runs", "play_circle", Runs),
     "reports": ("Reports", "description", Reports),
     "trust": ("Trust", "verified_user", Trust),

@@ -110,11 +110,18 @@ class StoreCollector:
             issues = transaction.rows("SELECT rule, count(*) FROM data_issues GROUP BY 1")
             ((newest,),) = transaction.rows('SELECT max("timestamp") FROM raw_prices')
             errors = transaction.rows("SELECT provider, sum(failures) FROM provider_errors GROUP BY 1")
+            flips = transaction.rows("SELECT strategy, count(*) FROM flips GROUP BY 1")
         family = GaugeMetricFamily(
             "tradebot_data_issues", "Fetched bars that something was wrong with.", labels=["rule"]
         )
         for rule, count in issues:
             family.add_metric([rule], count)
+        yield family
+        family = GaugeMetricFamily(
+            "tradebot_flipped_signals", "Past signals that a revision turns over.", labels=["strategy"]
+        )
+        for strategy, count in flips:
+            family.add_metric([strategy], count)
         yield family
         family = CounterMetricFamily(
             "tradebot_provider_errors", "Symbols that a provider could not give.", labels=["provider"]
