@@ -54,15 +54,26 @@ def case(sample) -> Case:
     raise AssertionError("no such signal")
 
 
-@pytest.fixture
-def home(tmp_path: Path, case: Case) -> Path:
+def project(home: Path, case: Case, url: str) -> Path:
     """A project that reads IBM from a file, which ends with the signal."""
-    (tmp_path / "bars").mkdir()
-    (tmp_path / "settings.ini").write_text(
+    (home / "bars").mkdir()
+    (home / "settings.ini").write_text(
         f"[data]\nprovider = csv\ncsv_folder = bars\nuniverse = {SYMBOL}\nstart = 2000-01-01\n"
     )
-    write(tmp_path, case.bars[: case.day])
-    return tmp_path
+    (home / ".env").write_text(f"DATABASE_URL={url}\n")
+    write(home, case.bars[: case.day])
+    return home
+
+
+@pytest.fixture
+def home(tmp_path: Path, case: Case) -> Path:
+    return project(tmp_path, case, f"duckdb:///{tmp_path}/data")
+
+
+@pytest.fixture
+def each_home(tmp_path: Path, case: Case, url: str) -> Path:
+    """The project on the embedded store, and on the server."""
+    return project(tmp_path, case, url)
 
 
 def write(home: Path, bars: pd.DataFrame) -> None:
@@ -70,7 +81,7 @@ def write(home: Path, bars: pd.DataFrame) -> None:
 
 
 def config_of(home: Path, **more: str) -> Config:
-    return load_config(home, {"DATABASE_URL": f"duckdb:///{home}/data", **more})
+    return load_config(home, more)
 
 
 def evening(day: pd.Timestamp, after: int = 0) -> pd.Timestamp:
@@ -95,10 +106,10 @@ def repair(
     fetch_universe(store, config, now, end=case.day, repair=True)
 
 
-def test_a_repair_that_turns_a_signal_over_names_exactly_it_and_once(home: Path, case: Case) -> None:
-    store, config = fetched(home, case)
+def test_a_repair_that_turns_a_signal_over_names_exactly_it_and_once(each_home: Path, case: Case) -> None:
+    store, config = fetched(each_home, case)
     now = evening(case.day, 1)
-    repair(store, config, home, case, case.changed[: case.day], now)
+    repair(store, config, each_home, case, case.changed[: case.day], now)
     assert examine(store, config, now) == 1
     flips = tell_flips(store, config)
     assert flips[["symbol", "timestamp", "was", "would", "ordered"]].to_numpy().tolist() == [
@@ -114,9 +125,11 @@ def test_a_repair_that_turns_a_signal_over_names_exactly_it_and_once(home: Path,
     assert len(stored_flips(store)) == 1
 
 
-def test_what_a_provider_says_otherwise_is_told_though_nothing_was_replaced(home: Path, case: Case) -> None:
-    store, config = fetched(home, case)
-    write(home, case.changed[: evening(case.day, 10)])
+def test_what_a_provider_says_otherwise_is_told_though_nothing_was_replaced(
+    each_home: Path, case: Case
+) -> None:
+    store, config = fetched(each_home, case)
+    write(each_home, case.changed[: evening(case.day, 10)])
     now = evening(case.day, 8)
     fetch_universe(store, config, now)
     assert store.bars()["close"][(SYMBOL, case.day)] == case.bars["close"][case.day]
@@ -127,15 +140,15 @@ def test_what_a_provider_says_otherwise_is_told_though_nothing_was_replaced(home
     fetch_universe(store, config, now)
     assert examine(store, config, now) == 0
 
-    repair(store, config, home, case, case.changed, evening(case.day, 9))
+    repair(store, config, each_home, case, case.changed, evening(case.day, 9))
     assert case.day in store.revisions()["timestamp"].tolist()
     examine(store, config, now)
     again = tell_flips(store, config)
     assert again[again["timestamp"] == case.day].empty, "the repair told again what the disagreement had told"
 
 
-def test_an_order_that_was_made_of_it_is_said(home: Path, case: Case) -> None:
-    store, config = fetched(home, case)
+def test_an_order_that_was_made_of_it_is_said(each_home: Path, case: Case) -> None:
+    store, config = fetched(each_home, case)
     signal = store.signals().iloc[-1]
     assert signal["timestamp"] == case.day
     moment = evening(case.day).to_pydatetime()
@@ -149,7 +162,7 @@ def test_an_order_that_was_made_of_it_is_said(home: Path, case: Case) -> None:
     with store.engine.transaction("ledger", write=True) as ledger:
         ledger.upsert("orders", pd.DataFrame([order]))
     now = evening(case.day, 1)
-    repair(store, config, home, case, case.changed[: case.day], now)
+    repair(store, config, each_home, case, case.changed[: case.day], now)
     examine(store, config, now)
     (flip,) = tell_flips(store, config).to_dict("records")
     assert flip_words(flip).endswith("; an order was made of it")
