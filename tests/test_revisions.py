@@ -188,6 +188,38 @@ def test_the_alert_leaves_as_one_line_and_two_that_look_at_once_send_one(home: P
     )
 
 
+def test_many_at_a_time_are_ten_and_a_number_and_what_was_told_is_left_out(
+    store: Store, tmp_path: Path
+) -> None:
+    def found(first: int, count: int) -> None:
+        days = pd.bdate_range("2012-01-02", periods=30)[first : first + count]
+        row = {
+            "strategy": "s",
+            "symbol": SYMBOL,
+            "was": "buy at 1.00: x",
+            "would": "nothing",
+            "revision": "close",
+        }
+        flips = pd.DataFrame({"timestamp": days}).assign(**row, as_of=days[0], ordered=False, told=False)
+        with store.engine.transaction("market", write=True) as market:
+            market.upsert("flips", flips)
+
+    with Webhook() as hook:
+        settings = {"TRADEBOT_NOTIFY_CHANNELS": "webhook", "TRADEBOT_WEBHOOK_URL": hook.url}
+        config = load_config(tmp_path, settings)
+        found(0, 13)
+        assert len(tell_flips(store, config)) == 13
+        found(10, 5)
+        assert tell_flips(store, config)["timestamp"].tolist() == list(
+            pd.bdate_range("2012-01-19", periods=2)
+        )
+        texts = [json.loads(body)["text"] for body in hook.bodies]
+    assert len(texts) == 11 + 2
+    assert (
+        texts[10] == "tradebot revision: 3 more signals would be others; `tradebot data revisions` lists them"
+    )
+
+
 def test_a_run_that_died_after_a_repair_is_made_up_for_by_the_next(home: Path, case: Case) -> None:
     store, config = fetched(home, case)
     repair(store, config, home, case, case.changed[: case.day], evening(case.day, 1))
