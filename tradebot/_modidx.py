@@ -1607,7 +1607,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'tradebot.revisions._ordered': ('revisions.html#_ordered', 'tradebot/revisions.py'),
                                     'tradebot.revisions._tell': ('revisions.html#_tell', 'tradebot/revisions.py'),
                                     'tradebot.revisions._told': ('revisions.html#_told', 'tradebot/revisions.py'),
-                                    'tradebot.revisions.cause': ('revisions.html#cause', 'tradebot/revisions.py'),
+                                    'tradebot.revisions.causes': ('revisions.html#causes', 'tradebot/revisions.py'),
                                     'tradebot.revisions.examine': ('revisions.html#examine', 'tradebot/revisions.py'),
                                     'tradebot.revisions.flip_words': ('revisions.html#flip_words', 'tradebot/revisions.py'),
                                     'tradebot.revisions.flipped': ('revisions.html#flipped', 'tradebot/revisions.py'),
