@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tradebot.config import UserError
+from tradebot.db_models import TABLES
 from tradebot.engine import StoreError, Written
 from tradebot.prices import actions_frame
 from tradebot.store import Store, open_store
@@ -95,6 +97,15 @@ def children(function, *calls: tuple) -> Iterator[list]:
     for child in started:
         child.join(120)
     assert [child.exitcode for child in started] == [0] * len(started)
+
+
+def write_as_before_versions(store: Store, bars: pd.DataFrame, actions: pd.DataFrame | None = None) -> None:
+    """Write as versions of tradebot did whose tables had no `as_of`."""
+    given = {"raw_prices": bars.reset_index(), "corporate_actions": actions}
+    with store.engine.transaction("market", write=True) as market:
+        for name, frame in given.items():
+            if frame is not None:
+                market.upsert(replace(TABLES[name], filled=("id",), superseded=None), frame)
 
 
 def at(moment: str):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stores.contract import in_process, one_signal, some_bars
+from stores.contract import in_process, one_signal, some_bars, write_as_before_versions
 from stores.test_transfer import filled
 from tradebot import engine
 from tradebot.backup import MANIFEST, backup, restore
@@ -170,7 +170,7 @@ def test_an_old_backup_restores_into_a_new_version(tmp_path: Path, sample, monke
     with monkeypatch.context() as then:
         then.setattr(engine, "MIGRATIONS", MIGRATIONS[:5])
         old = open_store(f"duckdb:///{tmp_path}/old")
-        old.write_bars(bars)
+        write_as_before_versions(old, bars)
         backup(old, tmp_path / "saved", NOW)
     content = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
     target = open_store(f"duckdb:///{tmp_path}/new")
@@ -185,7 +185,7 @@ def test_a_store_that_is_behind_can_be_backed_up_before_it_is_upgraded(
     with monkeypatch.context() as then:
         then.setattr(engine, "MIGRATIONS", MIGRATIONS[:5])
         store = open_store(url)
-        store.write_bars(some_bars(3, 20))
+        write_as_before_versions(store, some_bars(3, 20))
     if url.startswith("duckdb"):
         assert backup(store, tmp_path / "saved", NOW)["raw_prices"] == 60
     else:

@@ -101,6 +101,7 @@ def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None
             ("market", 1, True),
             ("market", 2, False),
             ("market", 3, False),
+            ("market", 4, False),
         ]
         assert transaction.rows("SELECT count(*) FROM daily_bars") == [(0,)]
         assert transaction.rows("SELECT id, symbol FROM raw_prices") == [(7, "S000")]

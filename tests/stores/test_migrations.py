@@ -1,14 +1,14 @@
 """Every schema there has been is brought forward with real data in it, and nothing of it is lost."""
 
-from dataclasses import replace
 from datetime import datetime
 
 import pandas as pd
 import pytest
 
+from stores.contract import write_as_before_versions
 from tradebot import engine
 from tradebot.config import Config, UserError
-from tradebot.db_models import MIGRATIONS, TABLES, Table
+from tradebot.db_models import MIGRATIONS
 from tradebot.pipeline import configured_strategy, update_signals
 from tradebot.prices import fingerprint
 from tradebot.provenance import verify
@@ -20,16 +20,9 @@ SCHEMAS = range(2, len(MIGRATIONS))  # after so many steps; the first two make t
 MOMENT = datetime(2012, 1, 3, 21, 30)
 
 
-def as_of_old(name: str) -> Table:
-    """A table as it was written before versions were kept."""
-    return replace(TABLES[name], filled=("id",), superseded=None)
-
-
 def filled(store: Store, bars: pd.DataFrame, actions: pd.DataFrame, signals: pd.DataFrame) -> None:
     """Two stocks' bars, splits, dividends and signals, and a run, as any version could write them."""
-    with store.engine.transaction("market", write=True) as market:
-        market.upsert(as_of_old("raw_prices"), bars.reset_index())
-        market.upsert(as_of_old("corporate_actions"), actions)
+    write_as_before_versions(store, bars, actions)
     store.write_signals("crossover", signals, run="r")
     with store.engine.transaction("ledger", write=True) as transaction:
         transaction.rows(
@@ -86,8 +79,7 @@ def test_an_upgrade_that_fails_changes_nothing_and_the_next_one_goes_through(
     bars = sample[0].loc[["IBM"]]
     with monkeypatch.context() as then:
         then.setattr(engine, "MIGRATIONS", MIGRATIONS[:2])
-        with open_store(url).engine.transaction("market", write=True) as market:
-            market.upsert(as_of_old("raw_prices"), bars.reset_index())
+        write_as_before_versions(open_store(url), bars)
     with monkeypatch.context() as broken:
         steps = [step for step in MIGRATIONS if step.area == "market"]
         wrong = engine.MIGRATIONS[0].__class__(
