@@ -257,8 +257,8 @@ class DuckEngine:
 
 @contextlib.contextmanager
 def _committed(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute("BEGIN")
     try:
+        connection.execute("BEGIN")  # an interrupt may strike when it has begun, and before this returns
         yield
         connection.execute("COMMIT")
     except BaseException:
