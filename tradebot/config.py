@@ -155,7 +155,15 @@ class Notify(_Section):
 
     channels: Names = ("log",)
     events: Names = (
-        "fill", "reject", "halt", "kill-switch", "failed-run", "parked", "late", "day", "revision"
+        "fill",
+        "reject",
+        "halt",
+        "kill-switch",
+        "failed-run",
+        "parked",
+        "late",
+        "day",
+        "revision",
     )
     email_from: str = ""
     email_to: Names = ()
