@@ -116,7 +116,7 @@ OTHERS: dict[str, tuple[Callable[[], Identity], str]] = {
     ),
     "a filter": (
         lambda: identify(get_strategy("crossover", filters=["volume(minimum=1.0)"]), "packages"),
-        "its parameters changed",
+        "its parameters, code changed",
     ),
     "packages": (lambda: identify(get_strategy("crossover"), "later packages"), "its packages changed"),
     "code": (

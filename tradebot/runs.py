@@ -23,10 +23,13 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import pandas as pd
+
 from .config import Config, UserError
 from .frozen import forget_old, freeze
 from .kernel_pool import KernelPool, Leash
 from .notify import Notify, notifying
+from .pipeline import known_moment
 from .prices import fingerprint
 from .provenance import blob_id, environment_digest, installed, left_in, package_revision
 from .store import Store
@@ -310,7 +313,7 @@ def run(
                     freeze(folder, config, store, _utc_now())
             finally:
                 done = _publish(folder, config, record["id"], error)
-                record["fingerprint"] = stored_fingerprint(store, config, _symbols(declared | parameters))
+                record["fingerprint"] = stored_fingerprint(store, config, **_reads(declared | parameters))
                 _finish(store, record, _utc_now(), done.error, done.folder)
                 if done.error:
                     forget_old(config.reports)
@@ -329,20 +332,24 @@ def _record(
         "notebook": notebook.name,
         "blob": blob_id(notebook),
         "parameters": _recorded(parameters, config),
-        "fingerprint": stored_fingerprint(store, config, _symbols(parameters)),
+        "fingerprint": stored_fingerprint(store, config, **_reads(parameters)),
     }
 
 
-def _symbols(parameters: Mapping[str, Any]) -> list[str] | None:
-    "Whose rows a notebook reads: one without such a parameter, or that leaves it empty, may read all."
-    given = parameters.get("symbols")
-    return [str(symbol).upper() for symbol in given] if isinstance(given, list) and given else None
+def _reads(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    "Whose rows a notebook reads, and as of when: one without such a parameter, or that leaves it empty, reads all as it is now."
+    given, known = parameters.get("symbols"), parameters.get("known")
+    symbols = [str(symbol).upper() for symbol in given] if isinstance(given, list) and given else None
+    return {"symbols": symbols, "known": known_moment(known, _utc_now()) if isinstance(known, str) else None}
 
 
-def stored_fingerprint(store: Store, config: Config, symbols: Sequence[str] | None) -> str:
-    """The fingerprint of all stored bars of the configured kind, and of splits and dividends; of some symbols, or of all."""
+def stored_fingerprint(
+    store: Store, config: Config, symbols: Sequence[str] | None, known: pd.Timestamp | None = None
+) -> str:
+    """The fingerprint of the bars of the configured kind, and of splits and dividends; of some symbols, or of all, as of `known`."""
     daily = config.data.interval == "1d"
-    return fingerprint(store.bars(symbols, daily=daily), store.actions(symbols))
+    bars = store.bars(symbols, daily=daily, known=known)
+    return fingerprint(bars, store.actions(symbols, known=known))
 
 
 def _beginning(label: str, config: Config, store: Store) -> dict[str, Any]:

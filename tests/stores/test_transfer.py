@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 
 from stores.contract import NO_INPUTS, in_process, one_signal, some_bars
+from tradebot.config import Config
 from tradebot.db_models import TABLES
 from tradebot.engine import StoreError
+from tradebot.identity import Check, Identity
 from tradebot.prices import actions_frame
+from tradebot.promotion import promote, record_evidence
 from tradebot.store import Store, open_store
 from tradebot.transfer import copy_store
 
@@ -101,6 +104,9 @@ def filled(store: Store) -> Store:
         "fingerprint": "",
     }
     store.note_environment("e", "duckdb==1\nnumpy==2")
+    config, identity = Config(home=Path("/")), Identity("s", "{}", "c", "e")
+    record_evidence(store, config, identity, [Check("parity", True, "é", {"rows": 1})], "r", MOMENT)
+    promote(store, config, identity, "paper", "ann", MOMENT, "é")
     store.write_run(**run, started=MOMENT, ended=None, status="running", output=None, error=None)
     return store
 
