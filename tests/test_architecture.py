@@ -37,6 +37,7 @@ LAYERS = [
         "universe",
         "accounting",
         "zipline_data",
+        "labels",
     },
     {"duckdb_engine", "postgres_engine", "versions"},
     {
@@ -52,6 +53,7 @@ LAYERS = [
         "charts",
         "page",
         "plates",
+        "models",
     },
     {
         "data_fetch",
@@ -67,6 +69,7 @@ LAYERS = [
         "kill_switch",
         "book",
         "paper_broker",
+        "classifier",
     },
     {
         "doctor",
@@ -79,6 +82,7 @@ LAYERS = [
         "sweep",
         "ledger",
         "revisions",
+        "learning",
     },
     {"executor", "dues", "scheduler", "sweep_plots", "control", "walk", "cross_validation", "trials"},
     {"replay", "recheck", "checks", "service", "workers", "components", "keys"},
@@ -130,6 +134,9 @@ PURE = {
     "trials",
     "luck",
     "chain",
+    "labels",
+    "learning",
+    "classifier",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 MADE_OF_HEAVY = {
@@ -140,7 +147,7 @@ MADE_OF_HEAVY = {
     "dashboard",
     "workers",
 }  # loaded when a backtest or a server starts
-HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta", "celery")
+HEAVY = ("zipline", "panel", "pyfolio", "papermill", "yfinance", "pandas_ta", "celery", "sklearn", "skops")
 
 
 def imports(module: Path, *, top_level_only: bool = False) -> set[str]:

@@ -35,6 +35,8 @@ def freeze(folder: Path, config: Config, store: Store, now: datetime) -> bool:
         backup(store, frozen / "data", now)
         if (config.home / "settings.ini").is_file():
             shutil.copyfile(config.home / "settings.ini", frozen / "settings.ini")
+        if (config.home / "models").is_dir():
+            shutil.copytree(config.home / "models", frozen / "models")
         _write_surroundings(frozen / FROZEN.name, config)
     except (UserError, OSError) as error:
         logger.warning("the inputs of %s are not kept: %s", folder.name, error)

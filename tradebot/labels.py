@@ -55,7 +55,7 @@ def _outcome(prices: np.ndarray, entry: int, upper: float, lower: float, last: i
 COLUMNS = ["symbol", "timestamp", "entry", "end", "over", "outcome", "gain", "label"]
 
 
-def triple_barrier(bars: pd.DataFrame, events: pd.DataFrame, barriers: Barriers = Barriers()) -> pd.DataFrame:
+def triple_barrier(bars: pd.DataFrame, events: pd.DataFrame, barriers: Barriers) -> pd.DataFrame:
     """What became of each event: COLUMNS, in the order of the events' symbols and times.
 
     `bars` are adjusted, `events` has the columns symbol and timestamp and names bars at whose close something is known.

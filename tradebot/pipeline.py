@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .config import Config, UserError
-from .indicators import columns, compute
+from .indicators import columns, compute, versions
 from .prices import BAR_COLUMNS, adjust
 from .signal_engine import Strategy, generate, get_strategy
 from .store import Store, Written
@@ -66,7 +66,8 @@ def update_features(
     columns(features)
     bars = store.bars(symbols, daily=daily)
     adjusted = adjust(bars, store.actions(symbols))
-    stale, inputs = stale_rows(adjusted, "; ".join(features), store.feature_inputs())
+    recipe = "; ".join([*features, *versions(features).values()])
+    stale, inputs = stale_rows(adjusted, recipe, store.feature_inputs())
     unchanged = Written(unchanged=int((~stale).sum()))
     if not stale.any():
         return unchanged

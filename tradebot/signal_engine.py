@@ -90,13 +90,17 @@ class Filter:
 
 # %% ../nbs/05_signal_engine.ipynb #573719c6
 # Name -> the module that registers it.
-SHIPPED_STRATEGIES: dict[str, str] = {"change_point": "tradebot.filters"}
+SHIPPED_STRATEGIES: dict[str, str] = {
+    "change_point": "tradebot.filters",
+    "classifier": "tradebot.classifier",
+}
 SHIPPED_FILTERS: dict[str, str] = {
     "volatility": "tradebot.filters",
     "ranked_volatility": "tradebot.filters",
     "volume": "tradebot.filters",
     "after_change": "tradebot.filters",
     "not_after_change": "tradebot.filters",
+    "classifier": "tradebot.classifier",
 }
 _STRATEGIES: dict[str, Strategy] = {}
 _FILTERS: dict[str, Filter] = {}

@@ -22,7 +22,7 @@ import pandas as pd
 
 from .accounting import FILLS, account, bars_of
 from .config import Risk, UserError
-from .indicators import registered
+from .indicators import versions
 from .pipeline import refuse_intraday
 from .prices import fingerprint
 from .programs import read
@@ -251,8 +251,9 @@ def _key(
     for file in sorted(Path(inspect.getfile(Universe)).parent.rglob("*.py")):
         package.update(file.read_bytes())
     functions = [strategies[0].function, *(each.function for each in strategies[0].filters)]
-    functions += registered(strategies[0].features.values())
-    bars, code = fingerprint(universe.bars, universe.actions), [package.hexdigest(), *map(source, functions)]
+    calls = dict.fromkeys(call for each in strategies for call in each.features.values())
+    code = [package.hexdigest(), *map(source, functions), *versions(calls).values()]
+    bars = fingerprint(universe.bars, universe.actions)
     text = json.dumps([bars, points, span, capital, rules.model_dump(mode="json"), code])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
