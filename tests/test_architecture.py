@@ -70,6 +70,7 @@ LAYERS = [
         "book",
         "paper_broker",
         "classifier",
+        "veto",
     },
     {
         "doctor",
@@ -137,6 +138,7 @@ PURE = {
     "labels",
     "learning",
     "classifier",
+    "veto",
 }
 WORLD = {"duckdb", "psycopg2", "requests", "httpx", "yfinance", "alpaca", "time", "socket", "tradebot.store"}
 MADE_OF_HEAVY = {

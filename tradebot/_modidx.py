@@ -2150,6 +2150,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tradebot.versions.first_known': ('versions.html#first_known', 'tradebot/versions.py'),
                                    'tradebot.versions.refuse_unknown': ('versions.html#refuse_unknown', 'tradebot/versions.py'),
                                    'tradebot.versions.revisions': ('versions.html#revisions', 'tradebot/versions.py')},
+            'tradebot.veto': {'tradebot.veto.classifier': ('veto.html#classifier', 'tradebot/veto.py')},
             'tradebot.walk': { 'tradebot.walk.Walk': ('walk.html#walk', 'tradebot/walk.py'),
                                'tradebot.walk.Walk.efficiency': ('walk.html#walk.efficiency', 'tradebot/walk.py'),
                                'tradebot.walk._best': ('walk.html#_best', 'tradebot/walk.py'),

@@ -100,7 +100,7 @@ SHIPPED_FILTERS: dict[str, str] = {
     "volume": "tradebot.filters",
     "after_change": "tradebot.filters",
     "not_after_change": "tradebot.filters",
-    "classifier": "tradebot.classifier",
+    "classifier": "tradebot.veto",
 }
 _STRATEGIES: dict[str, Strategy] = {}
 _FILTERS: dict[str, Filter] = {}
