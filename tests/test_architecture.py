@@ -84,6 +84,7 @@ LAYERS = [
         "ledger",
         "revisions",
         "learning",
+        "learning_plots",
     },
     {"executor", "dues", "scheduler", "sweep_plots", "control", "walk", "cross_validation", "trials"},
     {"replay", "recheck", "checks", "service", "workers", "components", "keys"},

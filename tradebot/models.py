@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'TRUSTED', 'inputs', 'Member', 'Model', 'speaking', 'one_thread', 'says', 'probabilities', 'libraries',
-           'described', 'checked_name', 'save', 'load', 'names', 'read_card', 'probability']
+           'described', 'checked_name', 'assembled', 'save', 'load', 'names', 'read_card', 'tried', 'probability']
 
 # %% ../nbs/04c_models.ipynb #d285392f
 import fcntl
@@ -187,24 +187,28 @@ def _write(path: Path, data: bytes) -> Path:
     return part
 
 
-def save(
-    name: str,
-    calls: Sequence[str],
-    members: Sequence[Member],
-    told: Mapping[str, Any],
-    home: Path | None = None,
-) -> Path:
+def assembled(name: str, calls: Sequence[str], members: Sequence[Member]) -> Model:
+    """A model that is not written yet. Raises UserError for a name or a call that cannot be."""
+    spans = [{"since": str(one.since), "until": str(one.until), "labels": one.labels} for one in members]
+    made = {
+        "name": checked_name(name),
+        "features": described(calls),
+        "members": spans,
+        "versions": libraries(),
+    }
+    return Model(made, tuple(members))
+
+
+def save(model: Model, told: Mapping[str, Any], home: Path | None = None) -> Path:
     """Write a model and its card into `models/` of the project's home, over one of that name; the path of the card.
 
-    `told` is what the card says besides name, features, members and versions: plain values, finite numbers. A model that cannot
-    be written or read back raises UserError, and leaves the one before as it was.
+    `told` is what the card says besides: plain values, finite numbers. A model that cannot be written or read back raises UserError,
+    and leaves the one before as it was.
     """
     folder = (home or find_home()) / "models"
-    path = folder / f"{checked_name(name)}.skops"
-    spans = [{"since": str(one.since), "until": str(one.until), "labels": one.labels} for one in members]
-    card = {**told, "name": name, "features": described(calls), "members": spans, "versions": libraries()}
-    card = json.loads(json.dumps(card, allow_nan=False))
-    data = _packed(_digest(card), members)
+    path = folder / f"{model.card['name']}.skops"
+    card = json.loads(json.dumps({**told, **model.card}, allow_nan=False))
+    data = _packed(_digest(card), model.members)
     _unpacked(data, path.name)
     card["sha256"] = hashlib.sha256(data).hexdigest()
     try:
@@ -218,7 +222,7 @@ def save(
                 part.rename(part.with_suffix(""))
     except OSError as error:
         raise UserError(
-            f"models/{name} cannot be written: {error.strerror}; the one before, if any, is unchanged"
+            f"{path} cannot be written: {error.strerror}; the model before, if any, is unchanged"
         ) from None
     return path.with_suffix(".json")
 
@@ -229,6 +233,8 @@ def load(name: str, home: Path | None = None) -> Model:
     Raises UserError if there is none, if a file is damaged or not the other's, if it holds types that are not ours, for another
     version of anything it depends on, and for a feature that is no longer what it was.
     """
+    if name in _TRIED:
+        return _TRIED[name]
     folder = (home or find_home()) / "models"
     path = folder / f"{checked_name(name)}.skops"
     if not path.is_file():
@@ -336,6 +342,19 @@ def _agree(path: Path, stamps: tuple, functions: tuple[Callable, ...]) -> None:
         if now["version"] != was["version"]:
             _refuse(path, f"was trained on {call} before its code changed", path.stem)
 
+# %% ../nbs/04c_models.ipynb #6ebc8ddf
+_TRIED: dict[str, Model] = {}
+
+
+@contextmanager
+def tried(model: Model) -> Iterator[None]:
+    """For the length of the block this process finds the model under its name, whatever is in `models/`."""
+    _TRIED[model.card["name"]] = model
+    try:
+        yield
+    finally:
+        del _TRIED[model.card["name"]]
+
 # %% ../nbs/04c_models.ipynb #d6ee2e7c
 @indicator
 def probability(bars: pd.DataFrame, model: str = "") -> pd.Series:
@@ -348,7 +367,7 @@ def probability(bars: pd.DataFrame, model: str = "") -> pd.Series:
 
 
 def _model_version(model: str = "") -> str:
-    return load(model).card["sha256"]
+    return load(model).card.get("sha256", "not written yet")
 
 
 probability.version = _model_version

@@ -53,7 +53,21 @@ def _swept(recorded: Mapping[str, Any]) -> _Looked:
     return _Looked(name or configured.get("name", ""), configured.get("filters", ()), spaces)
 
 
-_NOTEBOOKS = {"backtest.ipynb": _backtested, "sweep.ipynb": _swept, "walk_forward.ipynb": _swept}
+def _trained(recorded: Mapping[str, Any]) -> _Looked:
+    "A training is two: the model behind its rule, and the model as the signal."
+    aside = ("run", "configured", "model")
+    point = {name: json.dumps(value, sort_keys=True) for name, value in recorded.items() if name not in aside}
+    rule = point.pop("strategy", '""')
+    configured = json.dumps(recorded.get("configured", {}), sort_keys=True) if rule == '""' else rule
+    return _Looked("a trained model", (), [{**_at(point), "rule": (configured,), "as": ("veto", "signal")}])
+
+
+_NOTEBOOKS = {
+    "train.ipynb": _trained,
+    "backtest.ipynb": _backtested,
+    "sweep.ipynb": _swept,
+    "walk_forward.ipynb": _swept,
+}
 
 # %% ../nbs/07k_trials.ipynb #7e2d454b
 Family = tuple[str, frozenset, tuple[str, ...]]  # name, filters, names of the parameters
@@ -103,7 +117,7 @@ def count_trials(runs: pd.DataFrame, present: Iterable[Strategy]) -> int:
     """How many distinct trials the recorded runs have looked at, those at `present` included.
 
     `runs` are those of the store, all of them (`store.runs(limit=None)`). A trial is a strategy, whichever it is, with its
-    parameters and filters. Backtests, sweeps and walks that succeeded count, the latter two with every point or those it drew.
+    parameters and filters. Backtests, trainings, sweeps and walks that succeeded count, the latter two with every point or those they drew.
     """
     known = runs[(runs["status"] == "succeeded") & runs["notebook"].isin(_NOTEBOOKS)]
     records = zip(known["notebook"], known["parameters"], strict=True)
