@@ -90,6 +90,7 @@ LAYERS = [
     {"replay", "recheck", "checks", "service", "workers", "components", "keys"},
     {
         "trading",
+        "training",
         "scheduling",
         "records",
         "data",

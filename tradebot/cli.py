@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import data, records, scheduling, serving, trading
+from . import data, records, scheduling, serving, trading, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     scheduling.add_words(command, _Parser)
     records.add_words(command, _Parser)
     data.add_words(command, _Parser)
+    training.add_words(command, _run_notebook)
     command("doctor", _doctor, "what is configured, reachable and missing, and how to mend it", symbols=False)
     return parser
 

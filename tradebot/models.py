@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'TRUSTED', 'inputs', 'Member', 'Model', 'speaking', 'one_thread', 'says', 'probabilities', 'libraries',
-           'described', 'checked_name', 'assembled', 'save', 'load', 'names', 'read_card', 'tried', 'probability']
+           'described', 'checked_name', 'assembled', 'save', 'load', 'names', 'Kept', 'kept', 'tried', 'probability']
 
 # %% ../nbs/04c_models.ipynb #d285392f
 import fcntl
@@ -249,13 +249,27 @@ def load(name: str, home: Path | None = None) -> Model:
 
 def names(home: Path | None = None) -> list[str]:
     """The names of the models that there are, whether or not they load."""
-    return sorted(path.stem for path in ((home or find_home()) / "models").glob("*.skops"))
+    files = ((home or find_home()) / "models").glob("*.skops")
+    return sorted(path.stem for path in files if _NAME.fullmatch(path.stem))
 
 
-def read_card(name: str, home: Path | None = None) -> dict[str, Any]:
-    """What the card of a model says, whether or not it is true; UserError if it cannot be read."""
-    path = (home or find_home()) / "models" / f"{checked_name(name)}.json"
-    return _card(path) or _refuse(path, "cannot be read as a card", name)
+class Kept(NamedTuple):
+    """A model in the folder: its card as far as it can be read, and why the model doesn't load, empty if it does."""
+
+    name: str
+    card: Mapping[str, Any]
+    problem: str
+
+
+def kept(home: Path | None = None) -> list[Kept]:
+    """Every model that there is, by name, whether or not it loads."""
+    found = []
+    for name in names(home):
+        try:
+            found.append(Kept(name, load(name, home).card, ""))
+        except UserError as error:
+            found.append(Kept(name, _card((home or find_home()) / "models" / f"{name}.json"), str(error)))
+    return found
 
 
 def _stamps(path: Path) -> tuple[tuple[int, int, int], ...]:
@@ -362,6 +376,8 @@ def probability(bars: pd.DataFrame, model: str = "") -> pd.Series:
 
     Raises UserError as `load` does.
     """
+    if not model:
+        raise UserError("no model is named; add model = NAME, such as one of `tradebot models`")
     found = probabilities(load(model), pd.concat({"": bars}, names=["symbol"]))
     return pd.Series(found, index=bars.index)
 
