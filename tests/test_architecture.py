@@ -102,6 +102,7 @@ LAYERS = [
         "metrics",
         "push",
         "pages",
+        "model_pages",
         "guard",
     },
     {"report", "data_pages", "trust_page", "signin"},
@@ -148,6 +149,7 @@ MADE_OF_HEAVY = {
     "components",
     "pages",
     "data_pages",
+    "model_pages",
     "dashboard",
     "workers",
 }  # loaded when a backtest or a server starts

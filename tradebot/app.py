@@ -6,7 +6,7 @@
 __all__ = ['logger', 'At', 'Asked', 'Limit', 'ManyBars', 'Id', 'Symbol', 'OfSymbol', 'Name', 'rest', 'told', 'files', 'health',
            'stream', 'Problem', 'problem', 'service_of', 'latest', 'signals', 'symbols', 'prices', 'indicators',
            'account', 'positions', 'orders', 'performance', 'switch', 'flip', 'runs', 'schedules', 'promotion', 'why',
-           'records', 'notebook', 'reports', 'report', 'Browser', 'Key', 'push_key', 'push_subscribe',
+           'records', 'models', 'notebook', 'reports', 'report', 'Browser', 'Key', 'push_key', 'push_subscribe',
            'push_unsubscribe', 'service_worker', 'manifest', 'favicon', 'documentation', 'home', 'healthz', 'Readiness',
            'readyz', 'metrics', 'ws', 'create_app']
 
@@ -60,6 +60,7 @@ from tradebot.service import (
     Signal,
     Signals,
     Switch,
+    TrainedModel,
     Why,
 )
 from .signin import guard
@@ -273,6 +274,12 @@ def why(service: Asked, what: Name) -> Why:
 def records(service: Asked) -> Records:
     """Whether every record and file of a run is still what it was."""
     return service.records()
+
+
+@rest.get("/models", tags=["runs"])
+def models(service: Asked) -> list[TrainedModel]:
+    """Trained models, what they are worth, and whether they load."""
+    return service.models()
 
 
 _LEADS = {"description": "Where the page is."}

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .components import PAGE_STYLE, THEME, Reader, pane
 from .data_pages import DataPage
 from .engine import StoreError
+from .model_pages import Models
 from tradebot.pages import (
     Chart,
     Desk,
@@ -52,6 +53,7 @@ PAGES: dict[str, tuple[str, str, type[Page]]] = {
     "orders": ("Orders", "receipt_long", Orders),
     "data": ("Data", "storage", DataPage),
     "runs": ("Runs", "play_circle", Runs),
+    "models": ("Models", "model_training", Models),
     "reports": ("Reports", "description", Reports),
     "trust": ("Trust", "verified_user", Trust),
 }

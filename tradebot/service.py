@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Label', 'Moment', 'bar_label', 'NotFound', 'Signal', 'Signals', 'Bar', 'Bars', 'Features', 'Indicators', 'Position',
-           'Switch', 'Account', 'Order', 'Orders', 'Run', 'Runs', 'Scheduled', 'Trip', 'Performance', 'Evidence',
-           'Promotion', 'Why', 'Records', 'Report', 'Service']
+           'Switch', 'Account', 'Order', 'Orders', 'Run', 'Runs', 'Scheduled', 'Reached', 'Calibrated', 'Heard',
+           'TrainedModel', 'Trip', 'Performance', 'Evidence', 'Promotion', 'Why', 'Records', 'Report', 'Service']
 
 # %% ../nbs/15a_service.ipynb #b07150b8
 import json
@@ -25,12 +25,14 @@ from .executor import newest_account, utc_now
 from .identity import identify
 from .kill_switch import read_switch, turn_off, turn_on
 from .ledger import account_result, read_record
+from .models import Kept, kept
 from .pipeline import configured_strategy
 from .promotion import asked_for, standing, ways
 from .provenance import environment_digest, recorded_run, verify
 from .results import Result
 from .scheduler import standings
 from .schedules import load_schedules
+from .signal_engine import strategies
 from .statistics import buy_and_hold, round_trips
 from .store import Store
 from .universe import universe
@@ -228,6 +230,66 @@ class Scheduled(BaseModel):
     error: str
     succeeded: Moment | None
     late: bool
+
+
+class Reached(BaseModel):
+    """A figure with the bounds of its 95 % interval; null where it isn't defined."""
+
+    low: float | None
+    value: float | None
+    high: float | None
+
+
+class Calibrated(BaseModel):
+    """Of one group of events: the mean probability that was said, the share of gains that came with its interval, how many."""
+
+    said: float
+    gains: float
+    low: float
+    high: float
+    events: int
+
+
+class Heard(BaseModel):
+    """A feature, and the AUC that is lost when it is shuffled, with its deviation."""
+
+    feature: str
+    lost: float
+    deviation: float
+
+
+class TrainedModel(BaseModel):
+    """A model of `models/`; `problem` says why it doesn't load, and then nothing else is told of it.
+
+    `scores` are out of fold, `as_traded` what its members said in their time; `meaningless` are the AUCs that labels without meaning reach.
+    """
+
+    name: str
+    problem: str = ""
+    run: str | None = None
+    source: str = ""
+    trained_until: Label | None = None
+    members: int = 0
+    labels: int = 0
+    features: list[str] = []
+    scores: dict[str, Reached] = {}
+    as_traded: dict[str, Reached] = {}
+    meaningless: list[float] = []
+    calibration: list[Calibrated] = []
+    importance: list[Heard] = []
+    words: str = ""
+    luck: str = ""
+
+
+def _trained(one: Kept) -> TrainedModel:
+    if one.problem:
+        return TrainedModel(name=one.name, problem=one.problem)
+    told, ends = dict(one.card), ("low", "value", "high")
+    for name in ("scores", "as_traded"):
+        told[name] = {figure: dict(zip(ends, values, strict=True)) for figure, values in told[name].items()}
+    told |= {"features": [each["call"] for each in told["features"]], "run": told["run"] or None}
+    told |= {"trained_until": told["members"][-1]["until"], "members": len(told["members"])}
+    return TrainedModel(**told)
 
 
 class Trip(BaseModel):
@@ -531,6 +593,11 @@ class Service:
             rest = {name: value for name, value in one._asdict().items() if name != "schedule"}
             found.append(Scheduled(**names, enabled=told.enabled, **rest))
         return found
+
+    def models(self) -> list[TrainedModel]:
+        """Every model of the project, by name, whether or not it loads."""
+        strategies()  # a model may read indicators of one's own
+        return [_trained(one) for one in kept(self.config.home)]
 
     def newest_run(self, notebook: str) -> str:
         """The id of the newest run of a notebook that succeeded; nothing if none has."""
