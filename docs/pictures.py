@@ -35,7 +35,7 @@ def main(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for view, options in VIEWS.items():
             context = browser.new_context(**options)
-            for name in ("live", "chart", "performance", "orders", "runs", "reports"):
+            for name in ("live", "chart", "performance", "orders", "runs", "models", "reports"):
                 page = context.new_page()
                 page.goto(f"{address}/dashboard?page={name}")
                 page.locator(READY.get(name, "table")).first.wait_for()

@@ -32,6 +32,7 @@ SHOWS = {
     "orders": "Signals that became no order",
     "data": "Signals that would be others",
     "runs": "no bars of",
+    "models": "No model has been trained yet",
     "reports": "Side by side",
 }
 
@@ -287,7 +288,11 @@ def test_an_empty_store_says_what_to_do(browser, tmp_path: Path) -> None:
     server = WebServer(tmp_path, DATABASE_URL=f"duckdb:///{tmp_path}/data")
     page = browser.new_page()
     commands = {"live": "tradebot execute --once", "chart": "tradebot fetch", "performance": "tradebot execute --once",
+<<<<<<< HEAD
                 "orders": "tradebot execute --once", "data": "tradebot fetch", "runs": "tradebot run", "reports": "tradebot backtest"}  # fmt: skip
+=======
+                "orders": "tradebot execute --once", "runs": "tradebot run", "models": "tradebot train", "reports": "tradebot backtest"}  # fmt: skip
+>>>>>>> 23eaeef (Docs: from a rule to a model in three commands, what its figures mean and what they don't; the commands and the page are tested)
     for name, command in commands.items():
         page.goto(f"{server.url}/dashboard?page={name}")
         expect(page, command)

@@ -416,3 +416,15 @@ def test_a_rule_with_the_model_buys_only_what_the_rule_would_and_the_model_allow
     assert 0 < len(bought) < (plain["signal_type"] == "buy").sum()
     assert len(bought.merge(plain[plain["signal_type"] == "buy"], on=keys)) == len(bought)
     assert (said.loc[pd.MultiIndex.from_frame(bought)] >= 0.5).all()
+
+
+def test_a_sweep_over_a_model_is_made_anew_when_the_model_is_another(grown, sample):
+    from tradebot.sweep import _key
+    from tradebot.universe import universe
+
+    market, asked = universe(*sample), ((0, 100), 100_000.0, Risk())
+    saved(grown)
+    first = _key(market, rules_on("trend"), *asked)
+    assert _key(market, rules_on("trend"), *asked) == first
+    saved(grown[:1])
+    assert _key(market, rules_on("trend"), *asked) != first

@@ -101,6 +101,19 @@ def test_what_was_left_to_the_settings_is_what_was_configured_then(store: Store)
     assert counted(store, get_strategy("crossover", {"sma": 10, "ema": 40}, ["volume(minimum=1.0)"])) == 4
 
 
+def test_a_training_is_two_looks_and_the_same_two_when_it_is_made_again(store: Store) -> None:
+    configured = {"name": "crossover", "parameters": {}, "filters": []}
+    asked = {"strategy": "", "features": ["rsi(14)"], "horizon": 20, "configured": configured}
+    record(store, "train", **asked, model="trend", run="1")
+    assert counted(store) == 2
+    record(store, "train", **asked, model="again", run="2")
+    assert counted(store) == 2
+    record(store, "train", **(asked | {"features": ["rsi(14)", "roc(20)"]}), model="trend", run="3")
+    assert counted(store) == 4
+    record(store, "train", **(asked | {"strategy": "breakout"}), model="trend", run="4")
+    assert counted(store) == 6
+
+
 def test_more_runs_than_a_page_shows_are_all_counted(store: Store) -> None:
     for sma in range(2, 42):
         record(store, "backtest", strategy="crossover", parameters={"sma": sma})

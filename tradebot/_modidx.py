@@ -1072,6 +1072,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tradebot.model_pages': { 'tradebot.model_pages.Models': ('model_pages.html#models', 'tradebot/model_pages.py'),
                                       'tradebot.model_pages.Models.view': ('model_pages.html#models.view', 'tradebot/model_pages.py'),
                                       'tradebot.model_pages._bounds': ('model_pages.html#_bounds', 'tradebot/model_pages.py'),
+                                      'tradebot.model_pages._rounded': ('model_pages.html#_rounded', 'tradebot/model_pages.py'),
                                       'tradebot.model_pages._shown': ('model_pages.html#_shown', 'tradebot/model_pages.py'),
                                       'tradebot.model_pages.calibration_drawing': ( 'model_pages.html#calibration_drawing',
                                                                                     'tradebot/model_pages.py'),

@@ -15,14 +15,18 @@ from .pages import Page, empty
 from .service import Calibrated, Heard, Reached, TrainedModel
 
 # %% ../nbs/16d_model_pages.ipynb #52091f09
+def _rounded(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no minus before a zero
+
+
 def _shown(figure: Reached | None, digits: int = 2) -> str:
-    return DASH if figure is None or figure.value is None else f"{figure.value:.{digits}f}"
+    return DASH if figure is None or figure.value is None else _rounded(figure.value, digits)
 
 
 def _bounds(figure: Reached | None, digits: int = 2) -> str:
     if figure is None or figure.low is None or figure.high is None:
         return "no interval"
-    return f"{figure.low:.{digits}f} to {figure.high:.{digits}f}"
+    return f"{_rounded(figure.low, digits)} to {_rounded(figure.high, digits)}"
 
 
 def model_figures(model: TrainedModel) -> Html:
@@ -118,7 +122,7 @@ def model_card(model: TrainedModel) -> str:
     """One model: whether it loads, its figures, the two drawings, and what was said of it against its rule."""
     heading = f"<h2>{text(model.name)} {badge('does not load', 'bad') if model.problem else badge('loads', 'good')}</h2>"
     if model.problem:
-        return f"{heading}{empty(model.problem)}"
+        return f'{heading}<p class="loss">{text(model.problem)}</p>'
     link = why(model.run, f"the model {model.name}", "its notebook")
     drawings = (
         f"<div><h3>Is 0.7 seven in ten?</h3>{calibration_drawing(model.calibration)}</div>"
@@ -147,7 +151,7 @@ class Models(Page):
                 badge("does not load", "bad") if one.problem else badge("loads", "good"),
                 f"{_shown(one.scores.get('auc'))} ({_bounds(one.scores.get('auc'))})" if one.scores else DASH,
                 f"{one.trained_until:%Y-%m-%d}" if one.trained_until else DASH,
-                (f"{one.labels:,}", one.labels),
+                (f"{one.labels:,}" if one.labels else DASH, one.labels),
             ]
             for one in found
         ]
