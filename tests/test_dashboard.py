@@ -288,11 +288,8 @@ def test_an_empty_store_says_what_to_do(browser, tmp_path: Path) -> None:
     server = WebServer(tmp_path, DATABASE_URL=f"duckdb:///{tmp_path}/data")
     page = browser.new_page()
     commands = {"live": "tradebot execute --once", "chart": "tradebot fetch", "performance": "tradebot execute --once",
-<<<<<<< HEAD
-                "orders": "tradebot execute --once", "data": "tradebot fetch", "runs": "tradebot run", "reports": "tradebot backtest"}  # fmt: skip
-=======
-                "orders": "tradebot execute --once", "runs": "tradebot run", "models": "tradebot train", "reports": "tradebot backtest"}  # fmt: skip
->>>>>>> 23eaeef (Docs: from a rule to a model in three commands, what its figures mean and what they don't; the commands and the page are tested)
+                "orders": "tradebot execute --once", "data": "tradebot fetch", "runs": "tradebot run", "models": "tradebot train",
+                "reports": "tradebot backtest"}  # fmt: skip
     for name, command in commands.items():
         page.goto(f"{server.url}/dashboard?page={name}")
         expect(page, command)

@@ -69,6 +69,14 @@ def printed(content: nbformat.NotebookNode) -> str:
     return "".join(out.get("text", "") for cell in content.cells for out in cell.get("outputs", []))
 
 
+def test_the_models_that_it_may_have_read_are_kept(home: Path, config: Config, store: Store) -> None:
+    (home / "models").mkdir()
+    (home / "models" / "trend.json").write_text("as it was")
+    done = run(notebook(home, FAILS, parameters="parameter = ''"), {"parameter": "a lot"}, config, store)
+    (home / "models" / "trend.json").write_text("as it is now")
+    assert (done.folder / "frozen" / "models" / "trend.json").read_text() == "as it was"
+
+
 def test_run_all_fails_as_it_did_after_everything_has_changed(
     home: Path, config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -402,8 +402,8 @@ class Contest(NamedTuple):
             return f"{self.name} and {self.other} earned the same in every session."
         verb = "beats" if self.edge.low > 0 else "does not beat"
         told = (
-            f"{self.name} {verb} {self.other}: a Sharpe ratio of {self.own:.2f} against {self.others:.2f}, and {self.edge.value:.2f} "
-            f"of the difference, whose interval is {self.edge.low:.2f} to {self.edge.high:.2f}."
+            f"{self.name} {verb} {self.other}: a Sharpe ratio of {self.own:.2f} against {self.others:.2f}; that of the difference is "
+            f"{self.edge.value:.2f} ({self.edge.low:.2f} to {self.edge.high:.2f})."
         )
         return told if self.edge.high >= 0 else f"{told} It is worse."
 

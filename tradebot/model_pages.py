@@ -11,7 +11,7 @@ from typing import Any
 
 from .components import badge, card, pane, stack, why
 from .page import DASH, Html, headline, table, text
-from .pages import Page, empty
+from .pages import Page
 from .service import Calibrated, Heard, Reached, TrainedModel
 
 # %% ../nbs/16d_model_pages.ipynb #52091f09
@@ -140,11 +140,8 @@ class Models(Page):
         """What is shown."""
         found = sorted(self.desk.service.models(), key=lambda one: not one.problem)
         if not found:
-            return card(
-                pane(
-                    f"<h2>Models</h2>{empty('No model has been trained yet. This trains one: `tradebot train NAME`')}"
-                )
-            )
+            words = "No model has been trained yet. This trains one: <code>tradebot train NAME</code>"
+            return card(pane(f'<h2>Models</h2><p class="empty">{words}</p>'))
         rows = [
             [
                 one.name,

@@ -286,8 +286,10 @@ def _trained(one: Kept) -> TrainedModel:
         return TrainedModel(name=one.name, problem=one.problem)
     told, ends = dict(one.card), ("low", "value", "high")
     for name in ("scores", "as_traded"):
-        told[name] = {figure: dict(zip(ends, values, strict=True)) for figure, values in told[name].items()}
-    told |= {"features": [each["call"] for each in told["features"]], "run": told["run"] or None}
+        told[name] = {
+            figure: dict(zip(ends, values, strict=True)) for figure, values in told.get(name, {}).items()
+        }
+    told |= {"features": [each["call"] for each in told["features"]], "run": told.get("run") or None}
     told |= {"trained_until": told["members"][-1]["until"], "members": len(told["members"])}
     return TrainedModel(**told)
 
