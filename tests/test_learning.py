@@ -11,6 +11,7 @@ from tradebot.evidence import Interval
 from tradebot.indicators import indicator
 from tradebot.labels import Barriers
 from tradebot.learning import (
+    Contest,
     Examples,
     as_traded,
     auc,
@@ -26,6 +27,7 @@ from tradebot.learning import (
     plain,
     plain_rule,
     score,
+    verdict,
 )
 from tradebot.models import assembled, probabilities
 from tradebot.prices import actions_frame, adjust, bars_frame
@@ -371,6 +373,17 @@ def test_a_contest_is_won_by_an_interval_above_zero_and_told_in_words():
     )
     worse = contest("The model", market - rng.normal(0.002, 0.005, 500), "the rule", market)
     assert worse.words.endswith("It is worse.")
+
+
+def test_a_victory_of_a_model_that_tells_nothing_is_doubted():
+    won = Contest("The model", "the rule", 0.7, 0.2, Interval(0.1, 0.6, 1.2))
+    lost = Contest("The model", "the rule", 0.1, 0.2, Interval(-0.6, -0.1, 0.4))
+    coin, good = Interval(0.472, 0.499, 0.525), Interval(0.53, 0.58, 0.63)
+    doubt = "But the model's AUC as traded is 0.499 (0.472 to 0.525), not above a coin's 0.5: what is won here is not won by"
+    assert doubt in verdict([lost, won], coin)
+    assert "But" not in verdict([lost, won], good)
+    assert "But" not in verdict([lost], coin)
+    assert "AUC as traded is not known" in verdict([won], None)
 
 
 def test_a_card_holds_plain_values_alone():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'LEAST_OF_EACH', 'refuse_foresight', 'plain_rule', 'buys', 'each_bar', 'Examples', 'examples', 'fit', 'Folds',
            'cross_validate', 'auc', 'score', 'calibration', 'importance', 'meaningless', 'members', 'as_traded',
-           'Contest', 'contest', 'plain']
+           'Contest', 'contest', 'verdict', 'plain']
 
 # %% ../nbs/07n_learning.ipynb #b5545886
 import math
@@ -396,11 +396,16 @@ class Contest(NamedTuple):
     edge: Interval | None
 
     @property
+    def won(self) -> bool:
+        """Is the difference above zero, with its interval?"""
+        return self.edge is not None and self.edge.low > 0
+
+    @property
     def words(self) -> str:
         """Who wins, in a sentence."""
         if self.edge is None:
             return f"{self.name} and {self.other} earned the same in every session."
-        verb = "beats" if self.edge.low > 0 else "does not beat"
+        verb = "beats" if self.won else "does not beat"
         told = (
             f"{self.name} {verb} {self.other}: a Sharpe ratio of {self.own:.2f} against {self.others:.2f}; that of the difference is "
             f"{self.edge.value:.2f} ({self.edge.low:.2f} to {self.edge.high:.2f})."
@@ -413,6 +418,21 @@ def contest(name: str, returns: np.ndarray, other: str, others: np.ndarray) -> C
     same = len(returns) < SHORTEST_BOOTSTRAP or np.ptp(returns - others) < 1e-12
     edge = None if same else bootstrap(returns - others, annual_sharpe)
     return Contest(name, other, annual_sharpe(returns), annual_sharpe(others), edge)
+
+# %% ../nbs/07n_learning.ipynb #d3a8c99f
+def verdict(contests: Sequence[Contest], reached: Interval | None) -> str:
+    """All contests in a line each, and a word of doubt if one is won by a model whose AUC as traded, `reached`, is no better than a coin's."""
+    told = [one.words for one in contests]
+    if any(one.won for one in contests) and (reached is None or not reached.low > 0.5):
+        known = (
+            f"is {reached.value:.3f} ({reached.low:.3f} to {reached.high:.3f}), not above a coin's 0.5"
+            if reached
+            else "is not known"
+        )
+        told.append(
+            f"But the model's AUC as traded {known}: what is won here is not won by telling gains from losses."
+        )
+    return "\n".join(told)
 
 # %% ../nbs/07n_learning.ipynb #e4b5aa9c
 def plain(value: Any) -> Any:
