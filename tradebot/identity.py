@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tradebot
 from .chain import canonical
 from .config import UserError
-from .indicators import registered
+from .indicators import versions
 from .signal_engine import Strategy
 
 # %% ../nbs/05f_identity.ipynb #390dcefe
@@ -55,7 +55,7 @@ def identify(strategy: Strategy, environment: str) -> Identity:
 
 def _code(strategy: Strategy) -> str:
     functions = [strategy.function, *(each.function for each in strategy.filters)]
-    functions += registered(strategy.features.values())
+    calls = list(strategy.features.values())
     package = Path(tradebot.__file__).parent
     files = {_file(function, strategy) for function in functions}
     files |= {package / f"{name}.py" for name in DECIDING}
@@ -63,6 +63,7 @@ def _code(strategy: Strategy) -> str:
     for path in sorted(files, key=lambda each: each.name):
         digest.update(f"{path.name}\0".encode())
         digest.update(path.read_bytes())
+    digest.update(canonical(versions(calls)).encode())
     return digest.hexdigest()[:16]
 
 
