@@ -61,4 +61,7 @@ def test_a_copy_with_one_edited_cell_is_a_strategy(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"mine\(entry=40\): \d+ signals, none stored yet", done.stdout)
     unknown = tradebot(project, "backtest", "--strategy", "yours")
-    assert "there is no strategy 'yours'; there is breakout, change_point, classifier, crossover, dip, mine, trend" in unknown.stderr
+    assert (
+        "there is no strategy 'yours'; there is breakout, change_point, classifier, crossover, dip, mine, trend"
+        in unknown.stderr
+    )
