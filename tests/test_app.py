@@ -136,6 +136,25 @@ def test_runs_name_their_pages_and_join(client: TestClient) -> None:
     assert client.get(first["items"][0]["pages"][0]).text.endswith("ok</html>")
 
 
+def test_a_signal_leads_to_its_run_and_the_records_say_whether_they_hold(client: TestClient) -> None:
+    told = client.get("/why/1").json()
+    assert told["lines"][0].startswith("signal 1: ")
+    assert (told["sound"], told["pages"]) == (True, [])
+    assert client.get("/why/tb1-nothing").json()["code"] == "unknown_signal_or_order"
+    assert client.get("/why/99999").status_code == 404
+    found = client.get("/records").json()
+    assert found["runs"] == found["entries"] == 5
+    assert found["wrong"] == []
+    assert found["head"].startswith("5:")
+
+
+def test_the_strategy_says_what_it_lacks(client: TestClient) -> None:
+    told = client.get("/promotion").json()
+    assert (told["strategy"], told["stage"]) == ("crossover", "research")
+    assert {one["state"] for one in told["evidence"]} == {"missing"}
+    assert told["ways"] == ["run: tradebot run nbs/pipelines/evidence.ipynb"]
+
+
 def test_reports_are_listed_with_their_titles(client: TestClient) -> None:
     told = [(report["kind"], report["title"]) for report in client.get("/reports").json()]
     assert told == [("tearsheet", "crossover on AAPL"), ("notebook", "notebook")]

@@ -289,7 +289,7 @@ def test_an_empty_store_says_what_to_do(browser, tmp_path: Path) -> None:
     page = browser.new_page()
     commands = {"live": "tradebot execute --once", "chart": "tradebot fetch", "performance": "tradebot execute --once",
                 "orders": "tradebot execute --once", "data": "tradebot fetch", "runs": "tradebot run", "models": "tradebot train",
-                "reports": "tradebot backtest"}  # fmt: skip
+                "reports": "tradebot backtest", "trust": "tradebot run nbs/pipelines/evidence.ipynb"}  # fmt: skip
     for name, command in commands.items():
         page.goto(f"{server.url}/dashboard?page={name}")
         expect(page, command)

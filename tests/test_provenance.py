@@ -18,6 +18,7 @@ from tradebot.config import Config
 from tradebot.provenance import blob_id, environment_digest, installed, package_revision, verify
 from tradebot.runs import command_run, run
 from tradebot.store import Store
+from tradebot.why import trace, trace_lines
 
 MOMENT = datetime(2026, 1, 5, 21, 30)
 
@@ -185,3 +186,26 @@ def test_any_change_of_any_entry_breaks_the_chain(records: list[dict], data: st.
     assert broken_links([*entries[:place], forged, *entries[place + 1 :]])
     if place < len(entries) - 1:
         assert broken_links([*entries[:place], *entries[place + 1 :]])
+
+
+def test_a_signal_leads_to_the_cell_that_made_it_whatever_became_of_the_files(
+    config: Config, store: Store, sample
+) -> None:
+    from tradebot.pipeline import configured_strategy
+    from tradebot.signal_engine import generate
+
+    tagged = new_code_cell("run", metadata={"tags": ["signals"]})
+    cells = [new_code_cell("run = ''", metadata={"tags": ["parameters"]}), new_code_cell("1"), tagged]
+    nbformat.write(new_notebook(cells=cells), config.home / "find.ipynb")
+    done = run(config.home / "find.ipynb", {}, config, store)
+    bars, actions = sample
+    signals, _ = generate(bars.loc[["IBM"]], actions.query("symbol == 'IBM'"), configured_strategy(config))
+    store.write_signals("crossover", signals.head(1), run=done.id)
+    found = trace(store, config.reports, "1")
+    assert found.found.page == f"{done.id}/notebook.html#cell-id={tagged['id']}"
+    assert f'id="cell-id={tagged["id"]}"' in (done.folder / "notebook.html").read_text()
+    assert any(line.endswith("as recorded") for line in trace_lines(found))
+    (done.folder / "notebook.ipynb").write_text("not json")
+    altered = trace(store, config.reports, "1")
+    assert altered.found.page == f"{done.id}/notebook.html"
+    assert any("notebook.ipynb was altered" in line for line in trace_lines(altered))

@@ -2212,6 +2212,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tradebot.why._origin': ('why.html#_origin', 'tradebot/why.py'),
                               'tradebot.why._run_lines': ('why.html#_run_lines', 'tradebot/why.py'),
                               'tradebot.why._signal': ('why.html#_signal', 'tradebot/why.py'),
+                              'tradebot.why._tagged': ('why.html#_tagged', 'tradebot/why.py'),
                               'tradebot.why.page_of': ('why.html#page_of', 'tradebot/why.py'),
                               'tradebot.why.trace': ('why.html#trace', 'tradebot/why.py'),
                               'tradebot.why.trace_lines': ('why.html#trace_lines', 'tradebot/why.py')},

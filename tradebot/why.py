@@ -33,9 +33,18 @@ def page_of(reports: Path, run: Mapping[str, Any], *tags: str) -> str:
     folder = reports / (run["output"] or run["id"])
     if not (folder / "notebook.html").is_file():
         return ""
-    cells = json.loads((folder / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
-    tagged = [cell["id"] for cell in cells if {*tags} & {*cell["metadata"].get("tags", [])}]
-    return f"{folder.name}/notebook.html" + (f"#cell-id={tagged[0]}" if tagged else "")
+    cell = _tagged(folder / "notebook.ipynb", tags)
+    return f"{folder.name}/notebook.html" + (f"#cell-id={cell}" if cell else "")
+
+
+def _tagged(notebook: Path, tags: tuple[str, ...]) -> str:
+    "The id of the first cell with one of the tags; nothing where there is none, or the notebook was damaged since."
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        found = (cell["id"] for cell in cells if {*tags} & {*cell["metadata"].get("tags", [])})
+        return next(found, "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _origin(store: Store, reports: Path, name: str | None, tag: str) -> Origin | None:
