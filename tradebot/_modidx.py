@@ -1568,6 +1568,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tradebot.quality.summary': ('quality.html#summary', 'tradebot/quality.py')},
             'tradebot.recheck': { 'tradebot.recheck.Changed': ('recheck.html#changed', 'tradebot/recheck.py'),
                                   'tradebot.recheck.Difference': ('recheck.html#difference', 'tradebot/recheck.py'),
+                                  'tradebot.recheck.NothingDecided': ('recheck.html#nothingdecided', 'tradebot/recheck.py'),
                                   'tradebot.recheck.Recheck': ('recheck.html#recheck', 'tradebot/recheck.py'),
                                   'tradebot.recheck.Recheck.causes': ('recheck.html#recheck.causes', 'tradebot/recheck.py'),
                                   'tradebot.recheck._Again': ('recheck.html#_again', 'tradebot/recheck.py'),

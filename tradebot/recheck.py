@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAUSES', 'bars_before_repairs', 'Changed', 'changed_since', 'Difference', 'signal_differences', 'books_at',
-           'decision_differences', 'fill_differences', 'Recheck', 'recheck']
+           'decision_differences', 'fill_differences', 'Recheck', 'NothingDecided', 'recheck']
 
 # %% ../nbs/12i_recheck.ipynb #51846ea3
 import json
@@ -396,11 +396,15 @@ class Recheck(NamedTuple):
         return rows.reindex([cause for cause in CAUSES if cause in rows.index])
 
 
+class NothingDecided(UserError):
+    """A period without a decision; for whoever looks each evening that is no mistake."""
+
+
 def recheck(store: Store, config: Config, start: pd.Timestamp, end: pd.Timestamp) -> Recheck:
     """Make every decision again that the newest account recorded for signals of bars in [start, end].
 
-    Raises UserError where no account was ever traded from this store, for intraday bars, and where nothing was decided in the
-    period.
+    Raises UserError where no account was ever traded from this store, and for intraday bars; NothingDecided where nothing was
+    decided in the period.
     """
     refuse_intraday(config, "recorded decisions are checked on")
     start, end = pd.Timestamp(start), pd.Timestamp(end)
@@ -408,7 +412,7 @@ def recheck(store: Store, config: Config, start: pd.Timestamp, end: pd.Timestamp
     record = read_record(store, account)
     labels = _labels(record, start, end)
     if not labels:
-        raise UserError(
+        raise NothingDecided(
             f"nothing was decided for signals from {start:%Y-%m-%d} to {end:%Y-%m-%d}; see `tradebot account`"
         )
     data = _data(store, config, record)
