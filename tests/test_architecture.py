@@ -150,6 +150,7 @@ MADE_OF_HEAVY = {
     "pages",
     "data_pages",
     "model_pages",
+    "trust_page",
     "dashboard",
     "workers",
 }  # loaded when a backtest or a server starts

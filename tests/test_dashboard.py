@@ -34,6 +34,7 @@ SHOWS = {
     "runs": "no bars of",
     "models": "No model has been trained yet",
     "reports": "Side by side",
+    "trust": "entries of the chain",
 }
 
 
