@@ -7,14 +7,17 @@ __all__ = ['LENGTHS', 'COST', 'causality', 'warm_up', 'parity', 'surroundings', 
            'check']
 
 # %% ../nbs/07o_checks.ipynb #970f57bf
+import math
 from collections.abc import Callable
+
+import pandas as pd
 
 from .config import Risk, UserError
 from .evidence import judge
 from .identity import NAMES, STATED, Check
 from .parity import compared_rows, differences, engines
 from .results import Result
-from .signal_engine import Strategy, check_causality, measure_warmup
+from .signal_engine import Strategy, check_causality, generate, measure_warmup
 from .simulate import simulate
 from .statistics import performance
 from .sweep import draw, sweep
@@ -90,19 +93,23 @@ def walk_forward(
     market: Universe, strategy: Strategy, rules: Risk, *, points: int = 100, train: int = 504, test: int = 126
 ) -> Check:
     """Whether an account that chooses parameters on the past only ends with more than it began."""
-    if len(market.sessions) < train + test:
-        few = f"{len(market.sessions):,} sessions are too few to choose on {train} and test on {test}"
+    spoken = generate(market.bars, market.actions, strategy).signals["timestamp"]
+    start = spoken.min() if len(spoken) else market.sessions[-1]
+    sessions = market.sessions[market.sessions >= start]
+    if len(sessions) < train + test:
+        few = f"{len(sessions):,} sessions since it first spoke are too few to choose on {train} and test on {test}"
         return Check("walk-forward", False, few, {})
     space = surroundings(strategy)
     result = (
-        _walked(market, strategy, rules, space, points, train, test)
+        _walked(market, strategy, rules, space, points, train, test, start)
         if space
-        else simulate(market, strategy, start=market.sessions[train], capital=rules.capital, rules=rules)
+        else simulate(market, strategy, start=sessions[train], capital=rules.capital, rules=rules)
     )
     found = performance(result.sessions["equity"], result.capital)
     as_it_is = simulate(market, strategy, start=result.start, capital=rules.capital, rules=rules)
     own = performance(as_it_is.sessions["equity"], rules.capital)
-    how = f"chosen anew from {points} points every {test} sessions" if space else "with nothing to choose"
+    tried = min(points, math.prod(map(len, space.values())))
+    how = f"chosen anew from {tried} points every {test} sessions" if space else "with nothing to choose"
     words = (
         f"{how}, {result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}: {found.total_return:+.1%} in all, "
         f"{found.cagr:+.1%} a year, Sharpe {found.sharpe:.2f}; as it is {own.cagr:+.1%} a year"
@@ -124,13 +131,20 @@ def _walked(
     points: int,
     train: int,
     test: int,
+    start: pd.Timestamp,
 ) -> Result:
     own = {name: strategy.parameters[name] for name in space}
     drawn = [point for point in draw(space, points, 0) if point != own]
     money = {"capital": rules.capital, "rules": rules}
     filters = [each.label for each in strategy.filters]
     swept = sweep(
-        market, strategy.name, [own, *drawn], parameters=strategy.parameters, filters=filters, **money
+        market,
+        strategy.name,
+        [own, *drawn],
+        parameters=strategy.parameters,
+        filters=filters,
+        start=start,
+        **money,
     )
     return walk(market, swept, train=train, test=test, purge=10, **money).result
 

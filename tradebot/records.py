@@ -61,10 +61,12 @@ def _opened(config: "Config") -> "Store":
 def list_runs(words: argparse.Namespace, config: "Config") -> int:
     """`tradebot runs`."""
     rows = _opened(config).runs()
-    shown = rows.assign(started=rows["started"].dt.strftime("%Y-%m-%d %H:%M"))[
-        ["id", "notebook", "started", "status", "error"]
-    ]
-    print(shown.fillna("").to_string(index=False) if len(shown) else "nothing has been run yet")
+    told = {
+        "started": rows["started"].dt.strftime("%Y-%m-%d %H:%M"),
+        "error": rows["error"].fillna("").str.slice(0, 60),
+    }
+    shown = rows.assign(**told)[["id", "notebook", "started", "status", "error"]]
+    print(shown.to_string(index=False) if len(shown) else "nothing has been run yet")
     return 0
 
 
