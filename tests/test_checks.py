@@ -83,7 +83,7 @@ def test_a_look_at_the_future_is_caught(market: Universe, name: str) -> None:
 def test_a_causal_strategy_is_not_accused(market: Universe) -> None:
     answer = causality(market, get_strategy("crossover"))
     assert answer.passed
-    assert answer.words == "120 bars of 2 symbols say the same with and without what follows"
+    assert answer.words == "up to 60 bars of each of 2 symbols say the same with and without what follows"
 
 
 def test_a_memory_without_end_has_no_warm_up(market: Universe) -> None:

@@ -26,17 +26,16 @@ from .walk import walk
 
 # %% ../nbs/07o_checks.ipynb #b886c741
 def causality(market: Universe, strategy: Strategy, *, cuts: int = 60) -> Check:
-    """Whether the strategy says the same of a bar before and after it knows what follows; `cuts` bars a symbol are tried."""
+    """Whether the strategy says the same of a bar before and after it knows what follows; at most `cuts` bars a symbol are tried."""
     found = check_causality(strategy, market.bars, market.actions, cuts=cuts)
-    tried = cuts * len(market.symbols)
-    words = f"{tried:,} bars of {len(market.symbols)} symbols say the same with and without what follows"
+    words = f"up to {cuts} bars of each of {len(market.symbols)} symbols say the same with and without what follows"
     if len(found):
         first = found.iloc[0]
         words = (
-            f"{len(found):,} of {tried:,} bars say something else once the future is known; first {first.symbol} "
+            f"{len(found):,} bars say something else once the future is known; first {first.symbol} "
             f"{first.timestamp:%Y-%m-%d}: {first.then!r}, later {first.later!r}"
         )
-    return Check("causality", found.empty, words, {"tried": tried, "different": len(found)})
+    return Check("causality", found.empty, words, {"cuts": cuts, "different": len(found)})
 
 # %% ../nbs/07o_checks.ipynb #84ba5a21
 LENGTHS = (60, 80, 100, 150, 200, 300, 400, 600)
