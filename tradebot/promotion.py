@@ -47,7 +47,7 @@ class Item(NamedTuple):
 
 def asked_for(stage: str) -> tuple[str, ...]:
     """The names of the evidence that a stage needs."""
-    return {"research": (), "paper": NAMES, "live": (*NAMES, PAPER_PERIOD)}[stage]
+    return {"": (), "research": (), "paper": NAMES, "live": (*NAMES, PAPER_PERIOD)}[stage]
 
 
 def _way(item: Item) -> str:
@@ -135,6 +135,11 @@ class Standing(NamedTuple):
     since: datetime | None
     items: list[Item]
     before: str
+
+    @property
+    def following(self) -> str:
+        """The stage after this one; nothing after the last."""
+        return {"research": "paper", "paper": "live"}.get(self.stage, "")
 
     def lacks(self, stage: str) -> list[Item]:
         """What the stage asks for and is not there."""

@@ -120,11 +120,7 @@ def promote_strategy(words: argparse.Namespace, config: "Config") -> int:
         promote(store, config, identity, words.stage, getpass.getuser(), now, words.override)
     found = standing(store, config, identity, now)
     print("\n".join(standing_lines(found)))
-    return 0 if words.stage or found.stage == "live" or not found.lacks(_next(found)) else 1
-
-
-def _next(found: "Standing") -> str:
-    return "paper" if found.stage == "research" else "live"
+    return 0 if words.stage or not found.lacks(found.following) else 1
 
 
 def standing_lines(found: "Standing") -> list[str]:
@@ -138,9 +134,8 @@ def standing_lines(found: "Standing") -> list[str]:
     for item in found.items:
         needed = "paper" if item.name in asked_for("paper") else "live"
         lines.append(f"  {needed:<6}{item.state:<8}{item.name:<17}{item.words}".rstrip())
-    lacking = found.lacks(_next(found)) if found.stage != "live" else []
-    if lacking:
-        lines += [f"for {_next(found)}, {way}" for way in ways(lacking)]
-    elif found.stage != "live":
-        lines.append(f"nothing lacks: tradebot promote {_next(found)}")
+    following = found.following
+    lines += [f"for {following}, {way}" for way in ways(found.lacks(following))]
+    if following and not found.lacks(following):
+        lines.append(f"nothing lacks: tradebot promote {following}")
     return lines

@@ -331,10 +331,11 @@ class Evidence(BaseModel):
 
 
 class Promotion(BaseModel):
-    """Where the configured strategy stands: its stage, the override by which it has it, what it was before it changed, and the ways to the next stage."""
+    """Where the configured strategy stands: its stage and the following one, the override by which it has it, what it was before it changed, and the ways to the next stage."""
 
     strategy: str
     stage: str
+    following: str
     since: Moment | None
     override: str
     before: str
@@ -626,10 +627,9 @@ class Service:
         found = standing(self.store, self.config, identity, now or utc_now())
         stages = {name: stage for stage in ("live", "paper") for name in asked_for(stage)}
         evidence = [Evidence(stage=stages[item.name], **item._asdict()) for item in found.items]
-        following = {"research": "paper", "paper": "live"}.get(found.stage, "live")
-        told = {name: getattr(found, name) for name in ("stage", "since", "override", "before")}
+        told = {name: getattr(found, name) for name in ("stage", "following", "since", "override", "before")}
         return Promotion(
-            strategy=identity.strategy, evidence=evidence, ways=ways(found.lacks(following)), **told
+            strategy=identity.strategy, evidence=evidence, ways=ways(found.lacks(found.following)), **told
         )
 
     def why(self, what: str) -> Why:

@@ -44,10 +44,9 @@ def promotion_card(found: Promotion, show: Any) -> str:
         for item in found.evidence
     ]
     listed = table("Evidence", ["Evidence", "For", "State", "What it says", "Gathered", "Run"], rows)
-    following = {"research": "paper", "paper": "live"}.get(found.stage)
-    todo = [f"For {following}, {way}." for way in found.ways]
-    if following and not todo:
-        todo = [f"Nothing lacks for {following}: tradebot promote {following}."]
+    todo = [f"For {found.following}, {way}." for way in found.ways]
+    if found.following and not todo:
+        todo = [f"Nothing lacks for {found.following}: tradebot promote {found.following}."]
     return heading + listed + "".join(f'<p class="small">{text(one)}</p>' for one in todo)
 
 # %% ../nbs/16f_trust_page.ipynb #1c67a150
