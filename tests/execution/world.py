@@ -239,7 +239,9 @@ class World:
 
     def check(self, *, quiet: bool = False) -> None:
         """I1 to I8; with `quiet`, also that our books and the broker's are the same."""
-        state, orders = self.broker.state, {order.client_order_id: order for order in self.orders()}
+        # The broker first, then the books: workers may be at work, and a row is written before it is sent.
+        state, posts = self.broker.state, self.broker.posts
+        orders = {order.client_order_id: order for order in self.orders()}
         ours = [one for one in state["orders"] if one["client_order_id"].startswith(PREFIX)]
         # I1: one order a signal and attempt; the id is made of them.
         ids = [one["client_order_id"] for one in ours]
@@ -255,7 +257,7 @@ class World:
         # I3: shares.
         assert all(Decimal(shares) >= 0 for shares in state["positions"].values())
         # I4 and I8: whatever reached the broker was written down as about to be sent.
-        for one in self.broker.posts:
+        for one in posts:
             name = one["body"]["client_order_id"]
             if name.startswith(PREFIX):
                 assert name in orders, "an order was sent without a row"
