@@ -155,6 +155,9 @@ FORGERIES = [
     "DELETE FROM promotions",
     "INSERT INTO promotions SELECT 'mine', identity, strategy, parameters, code, environment, 'live', NULL, '[]', 'eve', "
     "recorded FROM promotions",
+    "UPDATE promotions SET stage = 'live'; "
+    "UPDATE chain SET content = replace(content, '\"stage\": \"paper\"', '\"stage\": \"live\"')",
+    "DELETE FROM chain WHERE subject IN (SELECT id FROM evidence WHERE NOT passed); DELETE FROM evidence WHERE NOT passed",
 ]  # fmt: skip
 
 
@@ -165,13 +168,17 @@ def test_what_was_written_by_hand_does_not_count(
     on_paper(store, config, own)
     if "evidence" in sql:
         record_evidence(store, config, own, [Check("parity", False, "ill", {})], "f-run", DAY)
+        record_evidence(store, config, own, [Check("warm-up", True, "well", {})], "f-run", DAY)
     with store.engine.transaction("ledger", write=True) as transaction:
-        transaction.rows(sql)
+        for statement in sql.split("; "):
+            transaction.rows(statement)
     assert unpromoted(store, config, own, "live", DAY + timedelta(99))
     if "INSERT" not in sql:
         assert unpromoted(store, config, own, "paper", DAY + timedelta(99))
     wrong = [
-        line for line in verify(store, config.reports).wrong if line.startswith(("promotion", "evidence"))
+        line
+        for line in verify(store, config.reports).wrong
+        if line.startswith(("promotion", "evidence", "entr"))
     ]
     assert wrong
 

@@ -15,7 +15,15 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from tradebot.chain import Entry, append, broken_links
 from tradebot.config import Config
-from tradebot.provenance import blob_id, environment_digest, installed, package_revision, verify
+from tradebot.provenance import (
+    blob_id,
+    environment_digest,
+    installed,
+    package_revision,
+    recorded_run,
+    verify,
+    verify_run,
+)
 from tradebot.runs import command_run, run
 from tradebot.store import Store
 from tradebot.why import trace, trace_lines
@@ -126,6 +134,22 @@ def test_the_end_of_a_chain_is_held_by_a_head_noted_elsewhere(config: Config, re
     assert verify(recorded, config.reports, before).wrong == []
     (told,) = verify(recorded, config.reports, after).wrong
     assert "entries were taken off its end" in told
+
+
+def test_a_quick_look_leaves_the_files_out(config: Config, recorded: Store) -> None:
+    (folder(config) / "notebook.html").write_text("all is well")
+    assert verify(recorded, config.reports, files=False).wrong == []
+    change(recorded, "UPDATE runs SET status = 'failed' WHERE status = 'succeeded'")
+    assert verify(recorded, config.reports, files=False).wrong
+
+
+def test_one_run_is_held_against_its_own_entry(config: Config, recorded: Store) -> None:
+    name = recorded.runs()["id"][0]
+    assert verify_run(recorded, config.reports, recorded_run(recorded, name))[1] == []
+    change(recorded, f"UPDATE chain SET hash = 'x' WHERE subject = '{name}'")
+    (_, wrong) = verify_run(recorded, config.reports, recorded_run(recorded, name))
+    assert wrong
+    assert all("of the chain (run" in line for line in wrong)
 
 
 def test_a_signal_that_names_an_unrecorded_run_is_named(config: Config, recorded: Store, sample) -> None:

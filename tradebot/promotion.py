@@ -20,7 +20,7 @@ from .config import Config, UserError
 from .db_models import TABLES
 from .identity import NAMES, Check, Identity
 from .sessions import sessions_between
-from .store import Store, chained
+from .store import Store, chained, entries_about
 
 # %% ../nbs/12l_promotion.ipynb #5869b668
 Stage = Literal["research", "paper", "live"]
@@ -98,7 +98,7 @@ def _finite(value: Any) -> Any:
 
 # %% ../nbs/12l_promotion.ipynb #4e321941
 class _Record(NamedTuple):
-    "What the chain says, and whether its table still says so."
+    "What the chain says, and whether its entry is as it was and its table still says so."
 
     told: dict[str, Any]
     sound: bool
@@ -108,17 +108,16 @@ def _records(store: Store, kind: str, table: str, identity: str = "") -> list[_R
     "Records of one kind, of one identity if it is given, the newest first."
     columns = TABLES[table].columns
     with store.engine.transaction("ledger") as transaction:
-        entries = transaction.rows(
-            "SELECT subject, content FROM chain WHERE kind = $kind AND content LIKE $like ORDER BY number DESC",
-            kind=kind,
-            like=f'%"identity": "{identity}%',
-        )
+        entries = entries_about(transaction, kind, holding=f'"identity": "{identity}')
         rows = transaction.rows(
             f"SELECT {', '.join(columns)} FROM {table} WHERE id IN (SELECT unnest(CAST($ids AS TEXT[])))",
-            ids=[subject for subject, _ in entries],
+            ids=[entry.subject for entry, _ in entries],
         )
     found = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
-    return [_Record(_told(content), not differing(content, found.get(name, {}))) for name, content in entries]
+    return [
+        _Record(_told(entry.content), linked and not differing(entry.content, found.get(entry.subject, {})))
+        for entry, linked in entries
+    ]
 
 
 def _told(content: str) -> dict[str, Any]:
@@ -158,7 +157,16 @@ def standing(store: Store, config: Config, identity: Identity, now: datetime) ->
     told, sound = promoted[0]
     if not sound:
         return Standing(identity, "research", "", None, items, "the record of its promotion was altered")
+    if not _whole(store):
+        return Standing(identity, "research", "", None, items, "entries were taken out of the chain")
     return Standing(identity, told["stage"], told["override"] or "", told["recorded"], items, "")
+
+
+def _whole(store: Store) -> bool:
+    "Whether no entry was taken out of the chain, its end apart: a failure that is gone would let an older success count."
+    with store.engine.transaction("ledger") as transaction:
+        ((entries, last),) = transaction.rows("SELECT count(*), max(number) FROM chain")
+    return entries == last
 
 
 def _item(name: str, record: _Record | None, wanted: str, now: datetime) -> Item:

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 import tradebot
-from .chain import Entry, broken_links, differing
+from .chain import Entry, altered, broken_links, differing
 from .db_models import TABLES
-from .store import Store
+from .store import Store, entries_about
 
 # %% ../nbs/13c_provenance.ipynb #ced8b1c0
 def blob_id(path: Path) -> str:
@@ -77,8 +77,8 @@ class Verified(NamedTuple):
     wrong: list[str]
 
 
-def verify(store: Store, reports: Path, head: str = "") -> Verified:
-    """Hold every recorded run against the chain, and its files against what it left.
+def verify(store: Store, reports: Path, head: str = "", *, files: bool = True) -> Verified:
+    """Hold every recorded run against the chain and, unless `files` is false, every file against what its run left.
 
     `head` is one that was told before, as `number:hash` or the beginning of it; entries must not have changed up to there.
     """
@@ -88,8 +88,10 @@ def verify(store: Store, reports: Path, head: str = "") -> Verified:
     for kind, records in {"run": runs, **_gate(store)}.items() if entries else ():
         newest = {entry.subject: entry for entry in entries if entry.kind == kind}
         wrong += _unlike_chain(kind, records, newest)
-    wrong += [line for name in sorted(runs) for line in _unlike_files(runs[name], reports)]
-    wrong += _unknown_folders(runs, reports) + _unknown_runs(store, set(runs))
+    if files:
+        wrong += [line for name in sorted(runs) for line in _unlike_files(runs[name], reports)]
+        wrong += _unknown_folders(runs, reports)
+    wrong += _unknown_runs(store, set(runs))
     return Verified(len(runs), len(entries), told_head(entries), wrong)
 
 
@@ -100,10 +102,12 @@ def told_head(entries: list[Entry]) -> str:
 
 def verify_run(store: Store, reports: Path, run: dict[str, Any]) -> tuple[int, list[str]]:
     """The newest entry of the chain for one recorded run, 0 if there is none, and what is wrong with the run."""
-    newest = {entry.subject: entry for entry in store.chain() if entry.kind == "run"}
-    own = {run["id"]: newest[run["id"]]} if run["id"] in newest else {}
-    wrong = _unlike_chain("run", {run["id"]: run}, own) + list(_unlike_files(run, reports))
-    return own[run["id"]].number if own else 0, wrong
+    with store.engine.transaction("ledger") as transaction:
+        about = entries_about(transaction, "run", run["id"])
+    newest = {run["id"]: about[0][0]} if about else {}
+    wrong = [altered(entry) for entry, linked in about if not linked]
+    wrong += _unlike_chain("run", {run["id"]: run}, newest) + list(_unlike_files(run, reports))
+    return about[0][0].number if about else 0, wrong
 
 
 def recorded_run(store: Store, name: str) -> dict[str, Any] | None:
