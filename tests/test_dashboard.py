@@ -17,6 +17,7 @@ from tradebot.dashboard import PAGES
 from tradebot.executor import utc_now
 from tradebot.keys import create_key
 from tradebot.pages import Desk, Glance, Live, alarms, look, positions_table, problem
+from tradebot.provenance import left_in
 from tradebot.replay import walk
 from tradebot.service import Service, Switch
 from tradebot.sessions import sessions_between
@@ -60,7 +61,6 @@ def home(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sessions = sessions_between(pd.Timestamp("2012-12-31"), pd.Timestamp("2013-02-28"))
     walk(universe(*sample), config, sessions)
     store = store_of(home)
-    record(store, RUN)
     record(store, f"{RUN}-failed", status="failed", error="UserError: no bars of XYZ <script>", output=None)
     folder = home / "reports" / RUN
     folder.mkdir(parents=True)
@@ -70,6 +70,7 @@ def home(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notebook.html").write_text(
         "<html><title>Pipeline</title><h1>the notebook of the run</h1></html>"
     )
+    record(store, RUN, files=json.dumps(left_in(folder)))
     return home
 
 
@@ -216,6 +217,25 @@ def test_the_theme_is_chosen_once(desk) -> None:
     again = desk.open("orders", context)
     expect(again, SHOWS["orders"])
     again.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+
+
+def test_an_order_leads_to_its_run_and_every_file_is_looked_at_when_asked(desk, home: Path) -> None:
+    page = desk.open("trust")
+    expect(page, "no file looked at")
+    page.get_by_role("button", name="Look at every file, too").click()
+    expect(page, "2 files")
+    (home / "reports" / RUN / "tearsheet.html").rename(home / "tearsheet.html")
+    try:
+        page.get_by_role("button", name="Look at every file, too").click()
+        expect(page, f"{RUN}/tearsheet.html is gone")
+    finally:
+        (home / "tearsheet.html").rename(home / "reports" / RUN / "tearsheet.html")
+    page.get_by_label("A signal's number, or an order's id").fill("1")
+    page.keyboard.press("Enter")
+    expect(page, "signal 1: ")
+    page.get_by_label("A signal's number, or an order's id").fill("99999")
+    page.keyboard.press("Enter")
+    expect(page, "there is no signal 99999")
 
 
 def test_two_reports_stand_side_by_side(desk, server: WebServer) -> None:

@@ -69,10 +69,11 @@ def left_in(folder: Path) -> dict[str, str]:
 
 # %% ../nbs/13c_provenance.ipynb #ee46fbd5
 class Verified(NamedTuple):
-    """How many runs and entries were looked at, the last entry's number and hash, and what is wrong, a line each."""
+    """How many runs, entries and files were looked at, the last entry's number and hash, and what is wrong, a line each."""
 
     runs: int
     entries: int
+    files: int
     head: str
     wrong: list[str]
 
@@ -92,7 +93,8 @@ def verify(store: Store, reports: Path, head: str = "", *, files: bool = True) -
         wrong += [line for name in sorted(runs) for line in _unlike_files(runs[name], reports)]
         wrong += _unknown_folders(runs, reports)
     wrong += _unknown_runs(store, set(runs))
-    return Verified(len(runs), len(entries), told_head(entries), wrong)
+    looked_at = sum(len(_files(run)) for run in runs.values()) if files else 0
+    return Verified(len(runs), len(entries), looked_at, told_head(entries), wrong)
 
 
 def told_head(entries: list[Entry]) -> str:
@@ -159,8 +161,12 @@ def _gate(store: Store) -> dict[str, dict[str, dict]]:
     return found
 
 
+def _files(run: dict) -> dict[str, str]:
+    return json.loads(run["files"] or "{}")
+
+
 def _unlike_files(run: dict, reports: Path) -> Iterator[str]:
-    told = json.loads(run["files"] or "{}")
+    told = _files(run)
     folder = reports / (run["output"] or "")
     if told and not folder.is_dir():
         yield f"run {run['id']}: its folder {folder.name} is gone"

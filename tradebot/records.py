@@ -78,7 +78,7 @@ def verify_runs(words: argparse.Namespace, config: "Config") -> int:
     for line in found.wrong:
         print(line)
     state = f"{len(found.wrong):,} things are wrong" if found.wrong else "all as recorded"
-    print(f"{found.runs:,} runs, {found.entries:,} entries of the chain: {state}")
+    print(f"{found.runs:,} runs, {found.entries:,} entries of the chain, {found.files:,} files: {state}")
     if found.head:
         print(f"head {found.head}")
     return 1 if found.wrong else 0

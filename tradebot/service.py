@@ -352,10 +352,11 @@ class Why(BaseModel):
 
 
 class Records(BaseModel):
-    """How many runs and entries of the chain there are, the chain's head, and what is wrong, a line each."""
+    """How many runs, entries of the chain and files were looked at, the chain's head, and what is wrong, a line each."""
 
     runs: int
     entries: int
+    files: int
     head: str
     wrong: list[str]
 
@@ -642,9 +643,9 @@ class Service:
         pages = [f"/reports/{origin.page}" for origin in origins if origin.page]
         return Why(lines=trace_lines(found), sound=not any(origin.wrong for origin in origins), pages=pages)
 
-    def records(self) -> Records:
-        """Every run held against the chain, its files against what it left, now."""
-        return Records(**verify(self.store, self.config.reports)._asdict())
+    def records(self, *, files: bool = True) -> Records:
+        """Every run held against the chain and, unless `files` is false, its files against what it left, now."""
+        return Records(**verify(self.store, self.config.reports, files=files)._asdict())
 
     def reports(self) -> list[Report]:
         """Tear sheets and executed notebooks, the newest first."""

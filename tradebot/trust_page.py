@@ -64,6 +64,7 @@ def why_lines(found: Why) -> str:
 def records_lines(found: Records) -> str:
     """Whether every record holds, and the head to note elsewhere."""
     state = badge(f"{len(found.wrong):,} wrong", "bad") if found.wrong else badge("all as recorded", "good")
+    files = f"{found.files:,} files" if found.files else "no file looked at"
     wrong = "".join(f"<li>{text(line)}</li>" for line in found.wrong[:50])
     head = (
         f'<p class="muted small" style="overflow-wrap:anywhere">Head {text(found.head)}</p>'
@@ -71,7 +72,7 @@ def records_lines(found: Records) -> str:
         else ""
     )
     return (
-        f"<h2>Records</h2><p>{state} {found.runs:,} runs, {found.entries:,} entries of the chain.</p>"
+        f"<h2>Records</h2><p>{state} {found.runs:,} runs, {found.entries:,} entries of the chain, {files}.</p>"
         f"{f'<ul>{wrong}</ul>' if wrong else ''}{head}"
     )
 
@@ -93,9 +94,21 @@ class Trust(Page):
             [
                 card(pane(promotion_card(service.promotion(), self.desk.clock))),
                 card(pane("<h2>Why?</h2>"), asked, pane(pn.bind(self._why, self.desk.param.what))),
-                card(pane(records_lines(service.records()))),
+                self._records(),
             ]
         )
+
+    def _records(self) -> Any:
+        "The chain at once; the files, which may be thousands, when they are asked for."
+        body = pane(records_lines(self.desk.service.records(files=False)))
+        button = pmui.Button(label="Look at every file, too", variant="text", margin=(8, 0, 0, 0))
+
+        def look(event: Any) -> None:
+            with button.param.update(loading=True):
+                body.object = records_lines(self.desk.service.records())
+
+        button.on_click(look)
+        return card(body, button)
 
     def _why(self, what: str) -> str:
         if not what:
