@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -277,15 +278,71 @@ def test_a_strategy_that_misbehaves_is_one_line_with_its_symbol(function, says) 
         generate(bars_of([1, 2, 3]), NO_ACTIONS, get_strategy(function.__name__))
 
 
-def test_a_module_of_strategies_that_does_not_import_is_named() -> None:
-    folder = next(iter(__import__("tradebot.strategies", fromlist=["x"]).__path__))
-    broken = f"{folder}/broken_for_a_test.py"
-    with open(broken, "w") as file:
-        file.write("import nothing_of_this_name\n")
-    try:
-        code = "from tradebot.signal_engine import get_strategy; get_strategy('not there')"
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "tradebot/strategies/broken_for_a_test.py cannot be imported" in answer.stderr
-    finally:
-        __import__("os").unlink(broken)
-    assert signal_engine.strategies()
+OWN = """
+import pandas as pd
+from tradebot.indicators import indicator
+from tradebot.signal_engine import Rules, entry_filter, strategy
+
+@indicator
+def {indicator}(bars, window=5):
+    return (bars["open"] / bars["close"].shift(1) - 1).rolling(window).mean()
+
+@strategy(needs={{}})
+def {strategy}(bars):
+    return Rules(buy={{}}, sell={{}})
+
+@entry_filter(needs={{}})
+def {filter}(bars):
+    return bars.close > 0
+"""
+ONES_OWN = {"indicator": "own_gap", "strategy": "own_rules", "filter": "own_filter"}
+
+
+def ask_with(module: str, folder: Path, question: str) -> subprocess.CompletedProcess:
+    """A fresh process in which `module` stands in tradebot/strategies/ as own_module.py."""
+    (folder / "own_module.py").write_text(module)
+    code = f"import tradebot.strategies; tradebot.strategies.__path__.append({str(folder)!r}); {question}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "from tradebot.indicators import columns; print(columns(['own_gap(3)']))",
+        "from tradebot.indicators import versions; print(*versions(['own_gap(3)']))",
+        "from tradebot.signal_engine import get_strategy; print(get_strategy('own_rules', filters=['own_filter()']).label)",
+        "from tradebot.signal_engine import strategies; print(strategies())",
+    ],
+)
+def test_what_stands_in_the_folder_of_strategies_is_found_by_its_name(tmp_path: Path, question: str) -> None:
+    answer = ask_with(OWN.format(**ONES_OWN), tmp_path, question)
+    assert "own_" in answer.stdout, answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("indicator", "sma"),
+        ("indicator", "cusum"),
+        ("strategy", "crossover"),
+        ("strategy", "classifier"),
+        ("filter", "volume"),
+    ],
+)
+def test_a_name_of_the_package_s_is_refused_there(tmp_path: Path, kind: str, name: str) -> None:
+    question = "from tradebot.signal_engine import strategies; strategies()"
+    answer = ask_with(OWN.format(**ONES_OWN | {kind: name}), tmp_path, question)
+    assert f"tradebot/strategies/own_module.py cannot be imported: {name} is a" in answer.stderr
+    assert "give yours another name" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "from tradebot.signal_engine import get_strategy; get_strategy('not there')",
+        "from tradebot.indicators import columns; columns(['not_there(3)'])",
+    ],
+)
+def test_a_module_of_strategies_that_does_not_import_is_named(tmp_path: Path, question: str) -> None:
+    answer = ask_with("import nothing_of_this_name\n", tmp_path, question)
+    assert "tradebot/strategies/own_module.py cannot be imported" in answer.stderr

@@ -32,7 +32,6 @@ from .provenance import environment_digest, recorded_run, verify
 from .results import Result
 from .scheduler import standings
 from .schedules import load_schedules
-from .signal_engine import strategies
 from .statistics import buy_and_hold, round_trips
 from .store import Store
 from .universe import universe
@@ -600,7 +599,6 @@ class Service:
 
     def models(self) -> list[TrainedModel]:
         """Every model of the project, by name, whether or not it loads."""
-        strategies()  # a model may read indicators of one's own
         return [_trained(one) for one in kept(self.config.home)]
 
     def newest_run(self, notebook: str) -> str:

@@ -11,7 +11,6 @@ __all__ = ['SHIPPED_STRATEGIES', 'SHIPPED_FILTERS', 'Rules', 'Strategy', 'Filter
 import ast
 import importlib
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .config import UserError, number_or_text
-from .indicators import columns, compute, parse
+from .indicators import columns, compute, import_own, parse
 from .prices import actions_frame, adjust
 
 # %% ../nbs/05_signal_engine.ipynb #8eb5bc0f
@@ -107,9 +106,14 @@ _FILTERS: dict[str, Filter] = {}
 
 
 def _keep(known: dict[str, Any], shipped: Mapping[str, str], entry: Strategy | Filter) -> None:
-    "Register it, unless it is the package's and somebody's own has that name already."
-    home, before = shipped.get(entry.name), known.get(entry.name)
-    if before is None or entry.function.__module__ != home or before.function.__module__ == home:
+    "Register it, unless it is the package's and somebody's own has that name already. UserError for what production would confuse."
+    home, before, module = shipped.get(entry.name), known.get(entry.name), entry.function.__module__
+    taken = home is not None or (before is not None and before.function.__module__ == __name__)
+    if taken and module.startswith("tradebot.strategies."):
+        raise UserError(
+            f"{entry.name} is a {type(entry).__name__.lower()} of tradebot; give yours another name"
+        )
+    if before is None or module != home or before.function.__module__ == home:
         known[entry.name] = entry
 
 
@@ -161,7 +165,7 @@ def _find(kind: str, name: str) -> Any:
     if name not in known and name in shipped:
         importlib.import_module(shipped[name])
     if name not in known:
-        _import_strategies()
+        import_own()
     if name not in known:
         raise UserError(f"there is no {kind} {name!r}; there is {', '.join(sorted({*known, *shipped}))}")
     return known[name]
@@ -186,21 +190,9 @@ def _bind(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
     return replace(found, parameters={**found.defaults, **parameters})
 
 
-def _import_strategies() -> None:
-    try:
-        package = importlib.import_module("tradebot.strategies")
-    except ModuleNotFoundError:
-        return
-    for module in pkgutil.iter_modules(package.__path__):
-        try:
-            importlib.import_module(f"tradebot.strategies.{module.name}")
-        except Exception as error:
-            raise UserError(f"tradebot/strategies/{module.name}.py cannot be imported: {error}") from error
-
-
 def strategies() -> list[str]:
     """The names of all strategies: registered, in tradebot/strategies/, or in another module of the package."""
-    _import_strategies()
+    import_own()
     return sorted({*_STRATEGIES, *SHIPPED_STRATEGIES})
 
 

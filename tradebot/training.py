@@ -94,9 +94,7 @@ def list_models(words: argparse.Namespace, config: "Config") -> int:
     import pandas as pd
 
     from tradebot.models import kept
-    from tradebot.signal_engine import strategies
 
-    strategies()  # a model may read indicators of one's own
     found = kept(config.home)
     if not found:
         print("there are no models yet; `tradebot train NAME` makes one")
