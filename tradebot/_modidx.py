@@ -336,6 +336,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tradebot.columns.memory_database': ('columns.html#memory_database', 'tradebot/columns.py'),
                                   'tradebot.columns.plain_interrupts': ('columns.html#plain_interrupts', 'tradebot/columns.py'),
                                   'tradebot.columns.read_csv': ('columns.html#read_csv', 'tradebot/columns.py'),
+                                  'tradebot.columns.register': ('columns.html#register', 'tradebot/columns.py'),
                                   'tradebot.columns.table_columns': ('columns.html#table_columns', 'tradebot/columns.py'),
                                   'tradebot.columns.write_csv': ('columns.html#write_csv', 'tradebot/columns.py')},
             'tradebot.components': { 'tradebot.components.Curves': ('components.html#curves', 'tradebot/components.py'),

@@ -21,7 +21,7 @@ from typing import Any, get_args
 import duckdb
 import pandas as pd
 
-from .columns import as_frame, memory_database, plain_interrupts, table_columns
+from .columns import as_frame, memory_database, plain_interrupts, register, table_columns
 from .db_models import Area, Table, identifier, repeated_sql
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
@@ -91,7 +91,7 @@ class DuckTransaction(Transaction):
             yield f"(SELECT {', '.join(f'${name} AS {identifier(name[4:])}' for name in row)})", row
             return
         # A transaction that fails takes this registration back with it.
-        self._connection.register("incoming", frame)
+        register(self._connection, "incoming", frame)
         yield f"(SELECT {table_columns(table, frame)} FROM incoming)", {}
         self._connection.unregister("incoming")
 

@@ -27,7 +27,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn, parse_dsn
 from psycopg2.extensions import connection as Connection
 
 from . import timescale
-from .columns import memory_database, plain_interrupts, read_csv, write_csv
+from .columns import memory_database, plain_interrupts, read_csv, register, write_csv
 from .db_models import SIGNALS_CHANNEL, Area, Table, identifier, quoted, repeated_sql
 from .engine import StoreError, Transaction, Version, check_version, migrate, newest
 
@@ -106,7 +106,7 @@ class PostgresTransaction(Transaction):
 
     def _repeated(self, table: Table, frame: pd.DataFrame, source: str) -> list[tuple]:
         local = self._local.cursor()
-        local.register("incoming", frame)
+        register(local, "incoming", frame)
         return local.execute(repeated_sql(table, "incoming")).fetchall()
 
     def _affected(self, sql: str, **parameters: Any) -> int:

@@ -157,6 +157,13 @@ class StoreContract:
         assert store.write_bars(bars) == Written(inserted=len(bars))
         pd.testing.assert_frame_equal(store.bars(), bars, check_exact=True)
 
+    def test_every_seventh_row_of_a_frame_is_stored_as_it_is(self, store: Store) -> None:
+        some = some_bars(3, 50)[::7]
+        assert store.write_bars(some) == Written(inserted=len(some))
+        pd.testing.assert_frame_equal(store.bars(), some, check_freq=False)
+        assert store.write_bars((some * 2)[::-1]) == Written(updated=len(some))
+        pd.testing.assert_frame_equal(store.bars(), some * 2, check_freq=False)
+
     @pytest.mark.parametrize("copy_on_write", [False, True])
     def test_a_frame_that_was_read_belongs_to_its_reader(self, store: Store, copy_on_write: bool) -> None:
         # pandas_ta switches pandas' copy-on-write on for the whole process when it is imported.
