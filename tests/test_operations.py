@@ -334,6 +334,7 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are(tmp_path: Path) -> N
         "tradebot_cash_dollars",
         "tradebot_halted",
         "tradebot_newest_bar_age_seconds",
+        "tradebot_promoted",
     }  # once there is something
     files = (DEPLOY / "monitoring" / "alerts.yml", DEPLOY / "monitoring" / "grafana" / "tradebot.json")
     asked = set(re.findall(r"\btradebot_\w+", "".join(path.read_text() for path in files)))
