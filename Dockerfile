@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 FROM python:3.12-slim-trixie
 ARG UID=1000
 LABEL org.opencontainers.image.title="tradebot" org.opencontainers.image.licenses="Apache-2.0"
-# Elsewhere than on this machine, `tradebot serve` starts only once there is a key. The reports are what containers share.
+# Elsewhere than on this machine, `tradebot serve` starts only once there is a key. Reports and models are what containers share.
 ENV PATH=/app/.venv/bin:$PATH \
     HOME=/home/tradebot \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -25,7 +25,7 @@ ENV PATH=/app/.venv/bin:$PATH \
     TRADEBOT_SERVE_HOST=0.0.0.0 \
     TRADEBOT_EXECUTION_KILL_FILE=reports/KILL
 RUN useradd --uid $UID --user-group --create-home tradebot \
-    && install -d -o tradebot -g tradebot /app/.cache /app/backups /app/data /app/reports
+    && install -d -o tradebot -g tradebot /app/.cache /app/backups /app/data /app/models /app/reports
 WORKDIR /app
 COPY --from=builder /app/.venv .venv
 COPY pyproject.toml settings.ini README.md LICENSE ./

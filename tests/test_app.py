@@ -1,11 +1,12 @@
 """REST: typed answers, pages that join, mistakes with a code, nothing but reports out of the reports' folder."""
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 from time import sleep
@@ -23,9 +24,14 @@ from tradebot.config import Config
 from tradebot.dues import ask, claim, finish
 from tradebot.engine import StoreError
 from tradebot.executor import utc_now
+from tradebot.identity import identify
 from tradebot.keys import create_key
-from tradebot.pipeline import update_features, update_signals
+from tradebot.metrics import StoreCollector
+from tradebot.pipeline import configured_strategy, update_features, update_signals
+from tradebot.promotion import GOOD_FOR, NEEDED, promote
+from tradebot.provenance import environment_digest
 from tradebot.schedules import load_schedules
+from tradebot.service import Service
 from tradebot.signal_engine import get_strategy
 from tradebot.store import Store, open_store
 
@@ -219,6 +225,53 @@ def test_metrics_say_what_the_store_says(client: TestClient) -> None:
     assert 'tradebot_provider_errors_total{provider="yfinance"} 2.0' in text
     assert 'tradebot_requests_total{method="GET",route="/signals",status="200"}' in text
     assert "settings.secret" not in text
+
+
+def traded(store: Store, mode: str) -> None:
+    "Nothing but an account of this mode is in the books."
+    with store.engine.transaction("ledger", write=True) as ledger:
+        ledger.rows("DELETE FROM account")
+        ledger.rows(
+            "INSERT INTO account (id, mode, cash, reserved, opened, updated) VALUES ($mode, $mode, 1, 0, $now, $now)",
+            mode=mode,
+            now=utc_now(),
+        )
+
+
+def test_metrics_say_whether_the_strategy_may_buy_where_something_is_traded(tmp_path: Path) -> None:
+    with calling(tmp_path) as client:
+        store, config = client.app.state.service.store, client.app.state.service.config
+        identity = identify(configured_strategy(config), environment_digest())
+
+        def told(mode: str) -> str:
+            traded(store, mode)
+            (line,) = re.findall(r"^tradebot_promoted.*", client.get("/metrics").text, re.MULTILINE)
+            return line.removeprefix(f'tradebot_promoted{{stage="{NEEDED[mode]}",strategy="crossover"}} ')
+
+        text = client.get("/metrics").text
+        assert "\ntradebot_promoted" not in text, "nothing was ever traded"
+        assert 'tradebot_flipped_signals{strategy="crossover"} 0.0' in text, (
+            "so that the first is an increase"
+        )
+        assert told("paper") == "0.0"
+        long_ago = utc_now() - GOOD_FOR - timedelta(days=1)
+        promote(store, config, identity, "paper", "ann", long_ago, "a demonstration")
+        assert told("paper") == "0.0", "that override has ended"
+        promote(store, config, identity, "paper", "ann", utc_now(), "another one")
+        assert [told(mode) for mode in ("paper", "local", "live")] == ["1.0", "1.0", "0.0"]
+
+
+@pytest.mark.parametrize("wrong", [{"filters": ("classifier(model='gone')",)}, {"name": "unheard"}])
+def test_a_strategy_that_cannot_be_told_may_not_buy_and_the_rest_is_told(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    store, config = open_store(f"duckdb:///{tmp_path}/data"), Config(home=tmp_path)
+    traded(store, "paper")
+    config = config.model_copy(update={"strategy": config.strategy.model_copy(update=wrong)})
+    found = {one.name: one for one in StoreCollector(Service(config, store), lambda: 0).collect()}
+    assert [sample.value for sample in found["tradebot_promoted"].samples] == [0]
+    assert [sample.value for sample in found["tradebot_up"].samples] == [1]
+    assert {"tradebot_flipped_signals", "tradebot_schedule_late"} <= found.keys()
 
 
 def test_schedules_are_told_with_how_they_stand_and_so_are_wrong_files(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ DEPLOY = ROOT / "deploy"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 KUSTOMIZED = ("kubernetes/overlays/paper", "kubernetes/overlays/alpaca", "monitoring")
 OURS = {"serve", "scheduler", "worker", "executor", "broker", "migrate"}
+SHARED = {"/app/reports": "reports", "/app/models": "models"}
+SHARING = OURS - {"broker", "migrate"}  # they run no notebook, compute no signal and judge no promotion
 
 
 def checked(*words: object) -> None:
@@ -95,6 +97,7 @@ def test_the_image_is_locked_and_takes_nothing_that_is_ones_own() -> None:
         ".env",
         "data/ledger.duckdb",
         "reports/x/notebook.html",
+        "models/trend.skops",
         ".git/config",
         "KILL",
         "nbs/pipelines/x.html",
@@ -146,6 +149,17 @@ def test_what_spends_money_starts_only_when_it_is_asked_for() -> None:
     assert started == {"database", "redis", "migrate", "serve", "scheduler", "worker", "jupyter"}
     assert services["executor"]["profiles"] == ["trading"]
     assert services["paper-executor"]["network_mode"] == "service:broker"
+
+
+def test_all_containers_share_reports_and_models_which_begin_as_folders_of_the_image() -> None:
+    compose = stack(POSTGRES_PASSWORD="x")
+    for name, service in compose["services"].items():
+        if "build" in service:
+            mounts = {target: source for source, target, *_ in (one.split(":") for one in service["volumes"])}
+            assert SHARED.items() <= mounts.items(), name
+    assert set(SHARED.values()) <= compose["volumes"].keys()
+    (made,) = re.findall(r"install -d -o tradebot -g tradebot (.*)", (ROOT / "Dockerfile").read_text())
+    assert SHARED.keys() <= set(made.split()), "a volume belongs to whom its folder in the image does"
 
 
 # --- Kubernetes
@@ -238,6 +252,29 @@ def test_what_pods_refer_to_is_there(manifests: list[dict[str, Any]]) -> None:
         assert any(service["spec"]["selector"].items() <= one.items() for one in labels), service["metadata"]
 
 
+def test_whatever_computes_signals_or_judges_a_promotion_has_the_same_reports_and_models(
+    manifests: list[dict[str, Any]],
+) -> None:
+    names = set()
+    for _, pod in pods(manifests):
+        claims = {
+            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+            for volume in pod.get("volumes", [])
+            if "persistentVolumeClaim" in volume
+        }
+        for container in (one for one in pod["containers"] if one["name"] in SHARING):
+            mounts = {mount["mountPath"]: claims.get(mount["name"]) for mount in container["volumeMounts"]}
+            assert SHARED.items() <= mounts.items(), container["name"]
+            names.add(container["name"])
+    claimed = {
+        one["metadata"]["name"]: one["spec"]["accessModes"]
+        for one in manifests
+        if one["kind"] == "PersistentVolumeClaim"
+    }
+    assert names in (SHARING, set()), "each overlay of ours runs them all"
+    assert not names or claimed["models"] == claimed["reports"], "on one node, or written from many"
+
+
 def test_one_executor_an_account_and_one_is_gone_before_the_next(manifests: list[dict[str, Any]]) -> None:
     executors = [
         one for one in manifests if one["kind"] == "Deployment" and one["metadata"]["name"] == "executor"
@@ -297,6 +334,7 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are(tmp_path: Path) -> N
         "tradebot_cash_dollars",
         "tradebot_halted",
         "tradebot_newest_bar_age_seconds",
+        "tradebot_promoted",
     }  # once there is something
     files = (DEPLOY / "monitoring" / "alerts.yml", DEPLOY / "monitoring" / "grafana" / "tradebot.json")
     asked = set(re.findall(r"\btradebot_\w+", "".join(path.read_text() for path in files)))

@@ -509,8 +509,9 @@ def _backup(words: argparse.Namespace, config: "Config") -> int:
     store, now = Store(connect(config.database_url)), _now()
     folder = words.folder or config.home / "backups" / f"{now:%Y%m%dT%H%M%S}"
     with _rows_progress() as progress:
-        rows = backup(store, folder, now, progress)
+        rows = backup(store, folder, now, progress, config.home)
     _show(rows[rows > 0].to_frame())
+    _show_models(folder)
     print(f"{store.engine.name} is in {folder}")
     return 0
 
@@ -520,10 +521,18 @@ def _restore(words: argparse.Namespace, config: "Config") -> int:
 
     store = _opened(config)
     with _rows_progress() as progress:
-        result = restore(words.folder, store, progress)
+        result = restore(words.folder, store, progress, config.home)
     _show(result[result["rows"] > 0])
+    _show_models(words.folder)
     print(f"{store.engine.name} holds what {words.folder} does")
     return 0
+
+
+def _show_models(folder: Path) -> None:
+    from tradebot.models import names
+
+    if found := names(folder):
+        print(f"models: {', '.join(found)}")
 
 
 def _doctor(words: argparse.Namespace, config: "Config") -> int:

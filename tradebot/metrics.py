@@ -19,9 +19,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .config import UserError
+from .config import Config, UserError
 from .engine import StoreError
 from .executor import utc_now
+from .identity import identify
+from .pipeline import configured_strategy
+from .promotion import NEEDED, unpromoted
+from .provenance import environment_digest
 from .service import Service
 
 # %% ../nbs/15f_metrics.ipynb #96153b98
@@ -37,6 +41,14 @@ _LAST_RUNS = """
 
 def _gauge(name: str, words: str, value: float) -> Metric:
     return GaugeMetricFamily(name, words, value=float(value))
+
+
+def _label(config: Config) -> str:
+    "The configured strategy's, as far as it can be told."
+    try:
+        return configured_strategy(config).label
+    except UserError:
+        return config.strategy.name
 
 
 class StoreCollector:
@@ -69,9 +81,10 @@ class StoreCollector:
                 for kind, count in transaction.rows(f"SELECT {value}, count(*) FROM {table} GROUP BY 1"):
                     family.add_metric([kind], count)
                 yield family
-            account = transaction.rows("SELECT cash, halted FROM account ORDER BY opened DESC LIMIT 1")
+            account = transaction.rows("SELECT mode, cash, halted FROM account ORDER BY opened DESC LIMIT 1")
             runs = transaction.rows(_LAST_RUNS)
-        for cash, halted in account:
+        for mode, cash, halted in account:
+            yield self._promoted(mode)
             yield _gauge("tradebot_cash_dollars", "Cash of the account that was traded last.", cash)
             yield _gauge("tradebot_halted", "1 while nothing is traded.", halted is not None)
         seconds = GaugeMetricFamily(
@@ -84,6 +97,20 @@ class StoreCollector:
             seconds.add_metric([notebook, status], (end - start).total_seconds())
             ended.add_metric([notebook, status], end.replace(tzinfo=UTC).timestamp())
         yield from (seconds, ended)
+
+    def _promoted(self, mode: str) -> Metric:
+        config, store = self._service.config, self._service.store
+        try:
+            identity = identify(configured_strategy(config), environment_digest())
+            may = not unpromoted(store, config, identity, mode, utc_now())
+        except StoreError:
+            raise
+        except UserError:  # no strategy of that name, or a model of it doesn't load: it can't buy
+            may = False
+        words = "Whether the configured strategy may buy at the account that was traded last."
+        family = GaugeMetricFamily("tradebot_promoted", words, labels=["strategy", "stage"])
+        family.add_metric([_label(config), NEEDED[mode]], may)
+        return family
 
     def _scheduled(self) -> Iterator[Metric]:
         done = GaugeMetricFamily(
@@ -110,7 +137,7 @@ class StoreCollector:
             issues = transaction.rows("SELECT rule, count(*) FROM data_issues GROUP BY 1")
             ((newest,),) = transaction.rows('SELECT max("timestamp") FROM raw_prices')
             errors = transaction.rows("SELECT provider, sum(failures) FROM provider_errors GROUP BY 1")
-            flips = transaction.rows("SELECT strategy, count(*) FROM flips GROUP BY 1")
+            flips = dict(transaction.rows("SELECT strategy, count(*) FROM flips GROUP BY 1"))
         family = GaugeMetricFamily(
             "tradebot_data_issues", "Fetched bars that something was wrong with.", labels=["rule"]
         )
@@ -120,7 +147,8 @@ class StoreCollector:
         family = GaugeMetricFamily(
             "tradebot_flipped_signals", "Past signals that a revision turns over.", labels=["strategy"]
         )
-        for strategy, count in flips:
+        none = {_label(self._service.config): 0}  # so that the first one is an increase
+        for strategy, count in (none | flips).items():
             family.add_metric([strategy], count)
         yield family
         family = CounterMetricFamily(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'TRUSTED', 'inputs', 'Member', 'Model', 'speaking', 'one_thread', 'says', 'probabilities', 'libraries',
-           'described', 'checked_name', 'assembled', 'save', 'load', 'names', 'Kept', 'kept', 'tried', 'probability']
+           'described', 'checked_name', 'contents', 'place', 'assembled', 'save', 'load', 'names', 'Kept', 'kept',
+           'tried', 'probability']
 
 # %% ../nbs/04d_models.ipynb #d285392f
 import fcntl
@@ -187,6 +188,26 @@ def _write(path: Path, data: bytes) -> Path:
     return part
 
 
+def contents(home: Path | None = None) -> dict[str, bytes]:
+    """What is in the files of all models and cards, by the names of the files, each pair as it was written."""
+    folder = (home or find_home()) / "models"
+    if not folder.is_dir():
+        return {}
+    with _alone(folder):
+        found = [path for kind in ("json", "skops") for path in folder.glob(f"*.{kind}")]
+        return {path.name: path.read_bytes() for path in sorted(found) if _NAME.fullmatch(path.stem)}
+
+
+def place(files: Mapping[str, bytes], home: Path | None = None) -> None:
+    """Write files of models and cards into `models/` of the project's home, over those of their names: all of them, or none."""
+    folder = (home or find_home()) / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        parts = [_write(folder / name, data) for name, data in files.items()]
+        for part in parts:
+            part.rename(part.with_suffix(""))
+
+
 def assembled(name: str, calls: Sequence[str], members: Sequence[Member]) -> Model:
     """A model that is not written yet. Raises UserError for a name or a call that cannot be."""
     spans = [{"since": str(one.since), "until": str(one.until), "labels": one.labels} for one in members]
@@ -211,15 +232,9 @@ def save(model: Model, told: Mapping[str, Any], home: Path | None = None) -> Pat
     data = _packed(_digest(card), model.members)
     _unpacked(data, path.name)
     card["sha256"] = hashlib.sha256(data).hexdigest()
+    files = {path.name: data, path.with_suffix(".json").name: json.dumps(card, indent=1).encode()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            parts = [
-                _write(path, data),
-                _write(path.with_suffix(".json"), json.dumps(card, indent=1).encode()),
-            ]
-            for part in parts:
-                part.rename(part.with_suffix(""))
+        place(files, home)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror}; the model before, if any, is unchanged"

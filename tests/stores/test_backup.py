@@ -20,6 +20,7 @@ from tradebot.config import UserError
 from tradebot.db_models import MIGRATIONS
 from tradebot.engine import StoreError
 from tradebot.keys import create_key
+from tradebot.models import contents, place
 from tradebot.store import Store, open_store
 from tradebot.transfer import copy_store
 
@@ -210,6 +211,69 @@ def test_a_full_disk_is_told_and_leaves_nothing(store: Store, tmp_path: Path) ->
         subprocess.run(["umount", disk], check=True)
 
 
+MODELS = {"trend.json": b"its card", "trend.skops": b"its trees"}
+
+
+@pytest.fixture
+def saved(store: Store, tmp_path: Path) -> Path:
+    """A backup of a home with a model."""
+    place(MODELS, tmp_path)
+    backup(store, tmp_path / "saved", NOW, home=tmp_path)
+    return tmp_path / "saved"
+
+
+def test_models_come_along_and_those_that_the_backup_lacks_stay(saved: Path, tmp_path: Path) -> None:
+    home = tmp_path / "other"
+    place({"mine.skops": b"newer"}, home)
+    restore(saved, open_store(f"duckdb:///{home}/data"), home=home)
+    assert contents(home) == MODELS | {"mine.skops": b"newer"}
+    assert len(open_store(f"duckdb:///{saved}").bars()), "it still is a store"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_was_trained_again_is_not_restored_over(
+    saved: Path, store: Store, tmp_path: Path, name: str
+) -> None:
+    place({name: b"trained again"}, tmp_path)
+    target = open_store(f"duckdb:///{tmp_path}/new")
+    with pytest.raises(UserError, match=rf"models/{name} is another than the backup's; move that model away"):
+        restore(saved, target, home=tmp_path)
+    assert contents(tmp_path) == MODELS | {name: b"trained again"}
+    assert target.bars().empty, "nothing was written before"
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_model_that_is_not_as_it_was_saved_is_not_restored(saved: Path, tmp_path: Path, harm: str) -> None:
+    file = saved / "models" / "trend.skops"
+    file.write_bytes(b"its bees!") if harm == "changed" else file.unlink()
+    home = tmp_path / "other"
+    with pytest.raises(StoreError, match=r"models/trend\.skops is missing or not as it was written"):
+        restore(saved, open_store(f"duckdb:///{home}/data"), home=home)
+    assert not contents(home)
+
+
+def test_what_somebody_put_into_a_backup_is_not_restored(saved: Path, tmp_path: Path) -> None:
+    (saved / "models" / "other.skops").write_bytes(b"foreign")
+    home = tmp_path / "other"
+    restore(saved, open_store(f"duckdb:///{home}/data"), home=home)
+    assert contents(home) == MODELS
+
+
+def test_models_are_written_where_the_store_was_restored_and_they_were_not(
+    saved: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "other"
+    home.mkdir()
+    (home / "models").write_text("in the way")
+    with pytest.raises(
+        UserError, match=r"the models of .* cannot be written: File exists; the store is restored"
+    ):
+        restore(saved, open_store(f"duckdb:///{home}/data"), home=home)
+    (home / "models").unlink()
+    assert restore(saved, open_store(f"duckdb:///{home}/data"), home=home)["copied"].sum() == 0
+    assert contents(home) == MODELS
+
+
 def test_what_is_no_backup_and_what_would_be_written_over_is_one_line(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no/such is no backup: it has no backup\.json that can be read"):
         restore(tmp_path / "no/such", store)
@@ -231,13 +295,16 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert missing.stderr.endswith("does not exist; `tradebot db init` creates it\n")
     filled(open_store(f"duckdb:///{tmp_path}/data"))
+    place(MODELS, tmp_path)
     taken = run("backup")
     assert taken.returncode == 0, taken.stderr
     (folder,) = (tmp_path / "backups").iterdir()
-    assert taken.stdout.endswith(f"duckdb:///{tmp_path}/data is in {folder}\n")
+    assert taken.stdout.endswith(f"models: trend\nduckdb:///{tmp_path}/data is in {folder}\n")
     shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(tmp_path / "models")
     back = run("restore", str(folder))
     assert back.returncode == 0, back.stderr
-    assert back.stdout.endswith(f"duckdb:///{tmp_path}/data holds what {folder} does\n")
+    assert back.stdout.endswith(f"models: trend\nduckdb:///{tmp_path}/data holds what {folder} does\n")
+    assert contents(tmp_path) == MODELS
     refused = run("restore", str(tmp_path))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
