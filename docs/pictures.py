@@ -1,4 +1,4 @@
-"""The pictures of docs/serving.md and docs/trading.md, from a server that runs and whose store has a day's page.
+"""The pictures of docs/, from a server that runs, and whose store has a day's page, a trained model and evidence.
 
 python docs/pictures.py http://127.0.0.1:8000
 """
@@ -35,7 +35,7 @@ def main(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for view, options in VIEWS.items():
             context = browser.new_context(**options)
-            for name in ("live", "chart", "performance", "orders", "runs", "models", "reports"):
+            for name in ("live", "chart", "performance", "orders", "data", "runs", "models", "reports", "trust"):
                 page = context.new_page()
                 page.goto(f"{address}/dashboard?page={name}")
                 page.locator(READY.get(name, "table")).first.wait_for()

@@ -117,10 +117,9 @@ def expect(page, text: str, timeout: int = 60_000) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("look", ["light", "dark"])
-def test_every_page_is_shown_on_a_screen_and_on_a_phone(desk, name: str, look: str) -> None:
-    phone = {"viewport": PHONE, "color_scheme": look, "is_mobile": True, "has_touch": True}
-    for options in ({"color_scheme": look}, phone):
+def test_every_page_is_shown_on_a_light_screen_and_on_a_dark_phone(desk, name: str) -> None:
+    phone = {"viewport": PHONE, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
+    for look, options in (("light", {"color_scheme": "light"}), ("dark", phone)):
         page = desk.open(name, **options)
         expect(page, SHOWS[name])
         page.wait_for_function(f"document.documentElement.dataset.theme === '{look}'")

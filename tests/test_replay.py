@@ -26,22 +26,22 @@ from tradebot.universe import universe
 @pytest.mark.parametrize(
     ("start", "end", "risk"),
     [
-        ("2005-01-03", "2006-12-29", Risk()),
+        ("2005-01-03", "2005-12-30", Risk()),
         (
-            "2011-07-01",
-            "2013-06-28",
+            "2012-01-03",
+            "2012-12-31",
             Risk(sizing="fraction", fraction=0.3, max_positions=3, max_daily_loss=0.03),
         ),
     ],
-    ids=["two years, all cash, a split", "two years, fractions and limits, a listing"],
+    ids=["all cash, a split", "fractions and limits, a listing"],
 )
-def test_two_real_years_are_what_both_engines_say(sample, start, end, risk) -> None:
+def test_a_real_year_is_what_both_engines_say(sample, start, end, risk) -> None:
     bars, actions = sample
     config = Config(home=Path("nowhere"), risk=risk)
     replayed = replay(bars, actions, config, start, end)
     cash_proof(replayed)
-    assert len(replayed.sessions) > 495
-    assert len(replayed.fills) > 20
+    assert len(replayed.sessions) >= 250
+    assert len(replayed.fills) > 10
     span, strategy = (pd.Timestamp(start), pd.Timestamp(end)), configured_strategy(config)
     ((fast, slow),) = engines(bars, actions, strategy, [span], capital=100_000.0, rules=risk)
     for engine in (fast, slow):

@@ -2185,6 +2185,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'tradebot.trust_page.Trust._records': ('trust_page.html#trust._records', 'tradebot/trust_page.py'),
                                      'tradebot.trust_page.Trust._why': ('trust_page.html#trust._why', 'tradebot/trust_page.py'),
                                      'tradebot.trust_page.Trust.view': ('trust_page.html#trust.view', 'tradebot/trust_page.py'),
+                                     'tradebot.trust_page._gathered': ('trust_page.html#_gathered', 'tradebot/trust_page.py'),
                                      'tradebot.trust_page.promotion_card': ('trust_page.html#promotion_card', 'tradebot/trust_page.py'),
                                      'tradebot.trust_page.records_lines': ('trust_page.html#records_lines', 'tradebot/trust_page.py'),
                                      'tradebot.trust_page.why_lines': ('trust_page.html#why_lines', 'tradebot/trust_page.py')},

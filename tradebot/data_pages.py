@@ -76,7 +76,7 @@ def coverage_table(coverage: pd.DataFrame) -> str:
         [chart_link(one.Index), one.provider, bar_label(one.first), bar_label(one.last)]
         for one in coverage.itertuples()
     ]
-    return table("Coverage", ["Symbol", "Provider", "From", "To"], rows)
+    return table("Coverage", ["Symbol", "Provider", "Asked from", "Asked up to"], rows)
 
 # %% ../nbs/16e_data_pages.ipynb #d822eb2b
 class DataPage(Page):
@@ -111,7 +111,7 @@ def _figures(
 ) -> Html:
     "How much there is of each."
     ordered, open_ones = int(flips["ordered"].sum()), int((~revisions["applied"].astype(bool)).sum())
-    reach = f"up to {bar_label(coverage['last'].max())}" if len(coverage) else "nothing yet"
+    reach = f"asked up to {bar_label(coverage['last'].max())}" if len(coverage) else "nothing yet"
     return headline(
         [
             ("Symbols", f"{len(coverage)}", reach),

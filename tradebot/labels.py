@@ -97,14 +97,15 @@ def _labelled(
     places = moments.get_indexer(pd.DatetimeIndex(events["timestamp"]).sort_values())
     if (places < 0).any():
         raise UserError(f"an event of {symbol} belongs to none of its bars; the bars have changed since")
+    times = moments.to_numpy()
     returns = pd.Series(prices[:, 3]).pct_change()
     volatility = returns.rolling(barriers.window).std().to_numpy()
     for place in places:
         known, entry, last = volatility[place], place + 1, place + barriers.horizon
         if not known > 0:
-            yield symbol, moments[place], pd.NaT, pd.NaT, pd.NaT, "cold", np.nan, np.nan
+            yield symbol, times[place], pd.NaT, pd.NaT, pd.NaT, "cold", np.nan, np.nan
         elif last >= len(moments):
-            yield symbol, moments[place], pd.NaT, pd.NaT, pd.NaT, "open", np.nan, np.nan
+            yield symbol, times[place], pd.NaT, pd.NaT, pd.NaT, "open", np.nan, np.nan
         else:
             paid = prices[entry, 0]
             upper, lower = paid * (1 + barriers.profit * known), paid * (1 - barriers.stop * known)
@@ -112,10 +113,10 @@ def _labelled(
             gain = price / paid - 1
             yield (
                 symbol,
-                moments[place],
-                moments[entry],
-                moments[end],
-                moments[last],
+                times[place],
+                times[entry],
+                times[end],
+                times[last],
                 outcome,
                 gain,
                 float(gain > 0),

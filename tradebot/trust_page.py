@@ -14,7 +14,7 @@ import panel_material_ui as pmui
 from .components import badge, card, pane, stack
 from .page import DASH, Html, table, text
 from .pages import Page
-from .service import NotFound, Promotion, Records, Why
+from .service import Evidence, NotFound, Promotion, Records, Why
 
 # %% ../nbs/16f_trust_page.ipynb #e0b4e9c5
 _STATE = {"passed": "good", "stated": "now", "failed": "bad", "altered": "bad", "stale": "now", "missing": ""}
@@ -23,31 +23,35 @@ _STATE = {"passed": "good", "stated": "now", "failed": "bad", "altered": "bad", 
 def promotion_card(found: Promotion, show: Any) -> str:
     """Where the strategy stands, each piece of evidence, and what to do next."""
     kind = {"research": "", "paper": "now", "live": "good"}[found.stage]
-    since = f" since {show(found.since)}" if found.since else ""
-    heading = f'<h2>{text(found.strategy)} {badge(found.stage, kind)}</h2><p class="muted small">In {found.stage}{since}.'
     notes = [
+        found.since and f"In {found.stage} since {show(found.since)}.",
         found.before and f"Before: {found.before}.",
         found.override and f"By override: {found.override}.",
     ]
-    heading += "".join(f" {text(note)}" for note in notes if note) + "</p>"
+    told = " ".join(text(note) for note in notes if note)
+    heading = f"<h2>{text(found.strategy)} {badge(found.stage, kind)}</h2>"
+    heading += f'<p class="muted small">{told}</p>' if told else ""
     rows = [
         [
-            item.name,
-            item.stage,
+            Html(f'{text(item.name)}<br><span class="wrap small">{text(item.words)}</span>'),
             badge(item.state, _STATE[item.state]),
-            Html(f'<span class="wrap">{text(item.words)}</span>') if item.words else DASH,
-            show(item.recorded) if item.recorded else DASH,
-            Html(f'<a href="/runs/{text(item.run)}/notebook" target="_blank">notebook</a>')
-            if item.run
-            else DASH,
+            item.stage,
+            _gathered(item, show),
         ]
         for item in found.evidence
     ]
-    listed = table("Evidence", ["Evidence", "For", "State", "What it says", "Gathered", "Run"], rows)
+    listed = table("Evidence", ["Evidence", "State", "For", "Gathered"], rows)
     todo = [f"For {found.following}, {way}." for way in found.ways]
     if found.following and not todo:
         todo = [f"Nothing lacks for {found.following}: tradebot promote {found.following}."]
     return heading + listed + "".join(f'<p class="small">{text(one)}</p>' for one in todo)
+
+
+def _gathered(item: Evidence, show: Any) -> str:
+    if not item.recorded:
+        return DASH
+    day = text(show(item.recorded))
+    return Html(f'<a href="/runs/{text(item.run)}/notebook" target="_blank">{day}</a>') if item.run else day
 
 # %% ../nbs/16f_trust_page.ipynb #1c67a150
 def why_lines(found: Why) -> str:
