@@ -119,13 +119,13 @@ def expect(page, text: str, timeout: int = 60_000) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_is_shown_on_a_light_screen_and_on_a_dark_phone(desk, name: str) -> None:
     phone = {"viewport": PHONE, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
-    for look, options in (("light", {"color_scheme": "light"}), ("dark", phone)):
+    for theme, options in (("light", {"color_scheme": "light"}), ("dark", phone)):
         page = desk.open(name, **options)
         expect(page, SHOWS[name])
-        page.wait_for_function(f"document.documentElement.dataset.theme === '{look}'")
+        page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it doesn't fit"
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}[look]
+        assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}[theme]
 
 
 def test_a_signal_that_another_process_commits_appears_by_itself(desk, home: Path) -> None:
