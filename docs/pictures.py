@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tradebot.dashboard import PAGES
+
 HERE = Path(__file__).resolve().parent / "pictures"
 READY = {"live": ".state.live", "chart": ".chart[data-ready]", "performance": ".heat"}
 VIEWS = {
@@ -35,7 +37,7 @@ def main(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for view, options in VIEWS.items():
             context = browser.new_context(**options)
-            for name in ("live", "chart", "performance", "orders", "data", "runs", "models", "reports", "trust"):
+            for name in PAGES:
                 page = context.new_page()
                 page.goto(f"{address}/dashboard?page={name}")
                 page.locator(READY.get(name, "table")).first.wait_for()
