@@ -309,6 +309,10 @@ def kill_file(world: World) -> None:
     world.config.kill_file.touch()
 
 
+def lapsed(world: World) -> None:
+    world.desk.driven = False  # only where the clock is driven is a promotion not asked for
+
+
 def scheduled(world: World) -> None:
     folder = world.config.home / "schedules"
     folder.mkdir()
@@ -373,6 +377,7 @@ def by_hand(world: World) -> None:
         (halted, "trading is halted: the broker has another order under its id"),
         (switched, "the kill switch is on, nothing is bought: 2012-11-23 18:00 UTC: earnings"),
         (kill_file, "the kill switch is on"),
+        (lapsed, "nothing is bought: crossover is not promoted to paper"),
         (scheduled, "schedule bars is late; it has not succeeded yet"),
         (parked, "schedule bars is parked: no bars came"),
         (wrong_file, "the schedules cannot be read: "),

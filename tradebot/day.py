@@ -559,11 +559,12 @@ def account_part(evening: Evening) -> Section:
             f"the account's figures cannot be told: {evening.result}",
             *_halted(evening),
             *_switched(evening),
+            *_unpromoted(evening),
         )
         return Section(part("Account", rows(Row(sentence(need), bad=True) for need in needs)), needs)
     told_by = account_figures(evening)
     profit = told_by.equity - told_by.before
-    needs = (*_halted(evening), *_switched(evening), *_limited(evening, told_by))
+    needs = (*_halted(evening), *_switched(evening), *_unpromoted(evening), *_limited(evening, told_by))
     figures = [
         ("Equity", dollars(told_by.equity, 2), f"cash {dollars(told_by.cash, 2)}"),
         ("Day", signed(profit), percent(profit / told_by.before, 2) if told_by.before else DASH),
@@ -587,6 +588,10 @@ def _halted(evening: Evening) -> tuple[str, ...]:
 def _switched(evening: Evening) -> tuple[str, ...]:
     on = evening.switch is not None and evening.switch.on
     return (f"the kill switch is on, nothing is bought: {evening.switch.reason}",) if on else ()
+
+
+def _unpromoted(evening: Evening) -> tuple[str, ...]:
+    return (f"nothing is bought: {evening.withheld}",) if evening.withheld else ()
 
 
 def _limited(evening: Evening, figures: Figures) -> tuple[str, ...]:

@@ -19,10 +19,12 @@ from .book import WORKING, AccountRow, Book
 from .broker import Account, Activity, BrokerDown, BrokerOrder, Holding
 from .config import Config, UserError
 from .data_fetch import OVERLAP
+from .engine import StoreError
 from .executor import cash_proof, newest_account, utc_now
 from .kill_switch import KillState, read_switch
 from .ledger import Record, account_result, read_record
 from .pipeline import configured_strategy
+from .promotion import configured_identity, unpromoted
 from .recheck import Recheck, recheck
 from .results import Result
 from .scheduler import Standing, standings
@@ -243,7 +245,7 @@ class Evening(NamedTuple):
 
     `bars` are as traded, of the universe and of what was traded, up to the session; `found` are the signals and conflicts of its
     bars today. Without an account in that evening `account` is None, and so is what belongs to it. Of an older session `asked`,
-    `switch` and `schedules` are None: nobody keeps them. `open_numbers` are our orders that are open at the broker, None if nobody
+    `switch` and `schedules` are None: nobody keeps them. `withheld` says why the executor withholds buys, if it does. `open_numbers` are our orders that are open at the broker, None if nobody
     knows. A string says why something could not be read.
     """
 
@@ -264,6 +266,7 @@ class Evening(NamedTuple):
     open_numbers: set[int] | None
     differences: list[str]
     switch: KillState | None
+    withheld: str
     schedules: list[Standing] | str | None
 
     @property
@@ -281,7 +284,8 @@ def read_evening(store: Store, config: Config, day: str, now: pd.Timestamp) -> E
         number, row = newest_account(store)
     except UserError:
         number, row = "", None
-    time = (_driven(config) if row else None) or now
+    driven = _driven(config) if row else None
+    time = driven or now
     day = find_day(day or _sample_end(store, config, time), time, config.data.calendar)
     row = row if row and row.opened <= day.at else None
     record = read_record(store, number)
@@ -304,6 +308,7 @@ def read_evening(store: Store, config: Config, day: str, now: pd.Timestamp) -> E
         open_numbers=open_numbers,
         **books,
         switch=read_switch(store, config.kill_file) if day.live else None,
+        withheld=_withheld(store, config, number, now) if row and day.live and driven is None else "",
         schedules=_schedules(store, config, now) if day.live else None,
     )
 
@@ -326,6 +331,18 @@ def _ask(store: Store, config: Config, number: str, row: AccountRow, day: Day) -
     if isinstance(asked, Asked) and asked.account.id != number:
         return f"it has account {asked.account.id}, and our books are of {number}"
     return asked
+
+
+def _withheld(store: Store, config: Config, number: str, now: pd.Timestamp) -> str:
+    "Why the executor withholds buys of the configured strategy from this account."
+    with store.engine.transaction("ledger") as transaction:
+        ((mode,),) = transaction.rows("SELECT mode FROM account WHERE id = $id", id=number)
+    try:
+        return unpromoted(store, config, configured_identity(config), mode, now.to_pydatetime())
+    except StoreError:
+        raise
+    except UserError as error:  # its code can't be told, or its model doesn't load
+        return str(error)
 
 
 def _numbers(store: Store, number: str) -> dict[str, int]:

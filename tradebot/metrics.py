@@ -22,10 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .config import Config, UserError
 from .engine import StoreError
 from .executor import utc_now
-from .identity import identify
 from .pipeline import configured_strategy
-from .promotion import NEEDED, unpromoted
-from .provenance import environment_digest
+from .promotion import NEEDED, configured_identity, unpromoted
 from .service import Service
 
 # %% ../nbs/15f_metrics.ipynb #96153b98
@@ -101,8 +99,7 @@ class StoreCollector:
     def _promoted(self, mode: str) -> Metric:
         config, store = self._service.config, self._service.store
         try:
-            identity = identify(configured_strategy(config), environment_digest())
-            may = not unpromoted(store, config, identity, mode, utc_now())
+            may = not unpromoted(store, config, configured_identity(config), mode, utc_now())
         except StoreError:
             raise
         except UserError:  # no strategy of that name, or a model of it doesn't load: it can't buy

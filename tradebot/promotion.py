@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stage', 'STAGES', 'GOOD_FOR', 'PAPER_PERIOD', 'PAPER_SESSIONS', 'NEEDED', 'Item', 'asked_for', 'ways', 'conditions',
-           'record_evidence', 'Standing', 'standing', 'promote', 'paper_period', 'unpromoted']
+           'record_evidence', 'Standing', 'standing', 'promote', 'paper_period', 'configured_identity', 'unpromoted']
 
 # %% ../nbs/12l_promotion.ipynb #75d246d4
 import json
@@ -18,7 +18,9 @@ import pandas as pd
 from .chain import canonical, differing
 from .config import Config, UserError
 from .db_models import TABLES
-from .identity import NAMES, Check, Identity
+from .identity import NAMES, Check, Identity, identify
+from .pipeline import configured_strategy
+from .provenance import environment_digest
 from .sessions import sessions_between
 from .store import Store, chained, entries_about
 
@@ -248,6 +250,11 @@ def paper_period(
 
 # %% ../nbs/12l_promotion.ipynb #a77d4400
 NEEDED: dict[str, Stage] = {"local": "paper", "paper": "paper", "live": "live"}
+
+
+def configured_identity(config: Config) -> Identity:
+    """The identity of the configured strategy here and now. Raises UserError if its code cannot be told."""
+    return identify(configured_strategy(config), environment_digest())
 
 
 def unpromoted(store: Store, config: Config, identity: Identity, mode: str, now: datetime) -> str:

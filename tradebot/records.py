@@ -106,15 +106,13 @@ def promote_strategy(words: argparse.Namespace, config: "Config") -> int:
     from datetime import UTC, datetime
 
     from tradebot.config import UserError
-    from tradebot.identity import identify
-    from tradebot.pipeline import configured_strategy
-    from tradebot.promotion import promote, standing
-    from tradebot.provenance import environment_digest, installed
+    from tradebot.promotion import configured_identity, promote, standing
+    from tradebot.provenance import installed
 
     if words.override and not words.stage:
         raise UserError("an override is for a stage: tradebot promote paper --override REASON")
     store, now = _opened(config), datetime.now(UTC).replace(tzinfo=None)
-    identity = identify(configured_strategy(config), environment_digest())
+    identity = configured_identity(config)
     if words.stage:
         store.note_environment(identity.environment, installed())
         promote(store, config, identity, words.stage, getpass.getuser(), now, words.override)

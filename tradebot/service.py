@@ -22,13 +22,12 @@ from pydantic import BaseModel, PlainSerializer
 from .config import Config, UserError
 from .engine import Transaction
 from .executor import newest_account, utc_now
-from .identity import identify
 from .kill_switch import read_switch, turn_off, turn_on
 from .ledger import account_result, read_record
 from .models import Kept, kept
 from .pipeline import configured_strategy
-from .promotion import asked_for, standing, ways
-from .provenance import environment_digest, recorded_run, verify
+from .promotion import asked_for, configured_identity, standing, ways
+from .provenance import recorded_run, verify
 from .results import Result
 from .scheduler import standings
 from .schedules import load_schedules
@@ -622,7 +621,7 @@ class Service:
 
     def promotion(self, now: datetime | None = None) -> Promotion:
         """Where the configured strategy stands. Raises UserError if its code cannot be told."""
-        identity = identify(configured_strategy(self.config), environment_digest())
+        identity = configured_identity(self.config)
         found = standing(self.store, self.config, identity, now or utc_now())
         stages = {name: stage for stage in ("live", "paper") for name in asked_for(stage)}
         evidence = [Evidence(stage=stages[item.name], **item._asdict()) for item in found.items]
