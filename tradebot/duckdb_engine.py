@@ -147,7 +147,7 @@ class DuckEngine:
                 self._detach(connection, area)
 
     def _connection(self, area: Area) -> tuple[threading.RLock, duckdb.DuckDBPyConnection]:
-        with self._starting:
+        with self._starting, plain_interrupts():
             if area not in self._resident:
                 connection = memory_database()
                 if area == "ledger":
