@@ -245,7 +245,7 @@ class Evening(NamedTuple):
 
     `bars` are as traded, of the universe and of what was traded, up to the session; `found` are the signals and conflicts of its
     bars today. Without an account in that evening `account` is None, and so is what belongs to it. Of an older session `asked`,
-    `switch` and `schedules` are None: nobody keeps them. `withheld` says why the executor withholds buys, if it does. `open_numbers` are our orders that are open at the broker, None if nobody
+    `switch` and `schedules` are None: nobody keeps them. `withheld` says why the executor withholds buys, if it does and the broker answers. `open_numbers` are our orders that are open at the broker, None if nobody
     knows. A string says why something could not be read.
     """
 
@@ -308,7 +308,7 @@ def read_evening(store: Store, config: Config, day: str, now: pd.Timestamp) -> E
         open_numbers=open_numbers,
         **books,
         switch=read_switch(store, config.kill_file) if day.live else None,
-        withheld=_withheld(store, config, number, now) if row and day.live and driven is None else "",
+        withheld=_withheld(store, config, number, now) if isinstance(asked, Asked) and driven is None else "",
         schedules=_schedules(store, config, now) if day.live else None,
     )
 
