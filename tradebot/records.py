@@ -77,7 +77,8 @@ def verify_runs(words: argparse.Namespace, config: "Config") -> int:
     found = verify(_opened(config), config.reports, words.head)
     for line in found.wrong:
         print(line)
-    state = f"{len(found.wrong):,} things are wrong" if found.wrong else "all as recorded"
+    wrong = "1 thing is wrong" if len(found.wrong) == 1 else f"{len(found.wrong):,} things are wrong"
+    state = wrong if found.wrong else "all as recorded"
     print(f"{found.runs:,} runs, {found.entries:,} entries of the chain, {found.files:,} files: {state}")
     if found.head:
         print(f"head {found.head}")
