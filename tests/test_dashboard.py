@@ -234,9 +234,8 @@ def test_an_order_leads_to_its_run_and_every_file_is_looked_at_when_asked(desk, 
     field = page.get_by_label("A signal's number, or an order's id")
     for asked, told in (("1", "signal 1: "), ("99999", "there is no signal 99999")):
         field.fill(asked)
-        for _ in range(
-            20
-        ):  # an Enter within a few milliseconds of the last letter is before the field has noted it
+        # An Enter within a few milliseconds of the last letter comes before the field has noted that letter.
+        for _ in range(20):
             field.press("Enter")
             with contextlib.suppress(Late):
                 expect(page, told, timeout=3000)

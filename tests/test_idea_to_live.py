@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from tradebot.config import Config, load_config
-from tradebot.identity import identify
-from tradebot.pipeline import configured_strategy
-from tradebot.promotion import promote, unpromoted
-from tradebot.provenance import environment_digest
+from tradebot.promotion import configured_identity, promote, withheld
 from tradebot.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +38,7 @@ def ask(home: Path, code: int, *words: str) -> str:
 
 
 def why_not(config: Config, stage: str) -> str:
-    identity = identify(configured_strategy(config), environment_digest())
-    return unpromoted(open_store(config.database_url), config, identity, stage, datetime.now())
+    return withheld(open_store(config.database_url), config, stage, datetime.now())
 
 
 def test_a_strategy_goes_from_research_to_live_and_back(project: Path) -> None:
@@ -52,10 +48,7 @@ def test_a_strategy_goes_from_research_to_live_and_back(project: Path) -> None:
     assert "paper comes before live" in ask(project, 2, "promote", "live")
 
     # On paper since then: the sessions that are there to be traded lie in the past.
-    store, identity = (
-        open_store(config.database_url),
-        identify(configured_strategy(config), environment_digest()),
-    )
+    store, identity = open_store(config.database_url), configured_identity(config)
     promote(store, config, identity, "paper", "ann", TO_PAPER)
     assert why_not(config, "paper") == ""
     assert "not promoted to live" in why_not(config, "live")

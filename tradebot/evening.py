@@ -19,12 +19,11 @@ from .book import WORKING, AccountRow, Book
 from .broker import Account, Activity, BrokerDown, BrokerOrder, Holding
 from .config import Config, UserError
 from .data_fetch import OVERLAP
-from .engine import StoreError
 from .executor import cash_proof, newest_account, utc_now
 from .kill_switch import KillState, read_switch
 from .ledger import Record, account_result, read_record
 from .pipeline import configured_strategy
-from .promotion import configured_identity, unpromoted
+from .promotion import withheld
 from .recheck import Recheck, recheck
 from .results import Result
 from .scheduler import Standing, standings
@@ -337,12 +336,7 @@ def _withheld(store: Store, config: Config, number: str, now: pd.Timestamp) -> s
     "Why the executor withholds buys of the configured strategy from this account."
     with store.engine.transaction("ledger") as transaction:
         ((mode,),) = transaction.rows("SELECT mode FROM account WHERE id = $id", id=number)
-    try:
-        return unpromoted(store, config, configured_identity(config), mode, now.to_pydatetime())
-    except StoreError:
-        raise
-    except UserError as error:  # its code can't be told, or its model doesn't load
-        return str(error)
+    return withheld(store, config, mode, now.to_pydatetime())
 
 
 def _numbers(store: Store, number: str) -> dict[str, int]:

@@ -23,7 +23,7 @@ from .config import Config, UserError
 from .engine import StoreError
 from .executor import utc_now
 from .pipeline import configured_strategy
-from .promotion import NEEDED, configured_identity, unpromoted
+from .promotion import NEEDED, withheld
 from .service import Service
 
 # %% ../nbs/15f_metrics.ipynb #96153b98
@@ -97,13 +97,8 @@ class StoreCollector:
         yield from (seconds, ended)
 
     def _promoted(self, mode: str) -> Metric:
-        config, store = self._service.config, self._service.store
-        try:
-            may = not unpromoted(store, config, configured_identity(config), mode, utc_now())
-        except StoreError:
-            raise
-        except UserError:  # no strategy of that name, or a model of it doesn't load: it can't buy
-            may = False
+        config = self._service.config
+        may = not withheld(self._service.store, config, mode, utc_now())
         words = "Whether the configured strategy may buy at the account that was traded last."
         family = GaugeMetricFamily("tradebot_promoted", words, labels=["strategy", "stage"])
         family.add_metric([_label(config), NEEDED[mode]], may)

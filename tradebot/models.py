@@ -199,7 +199,7 @@ def contents(home: Path | None = None) -> dict[str, bytes]:
 
 
 def place(files: Mapping[str, bytes], home: Path | None = None) -> None:
-    """Write files of models and cards into `models/` of the project's home, over those of their names: all of them, or none."""
+    """Write files of models and cards into `models/` of the project's home, over those of their names; a write that fails changes none."""
     folder = (home or find_home()) / "models"
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):

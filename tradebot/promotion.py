@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Stage', 'STAGES', 'GOOD_FOR', 'PAPER_PERIOD', 'PAPER_SESSIONS', 'NEEDED', 'Item', 'asked_for', 'ways', 'conditions',
-           'record_evidence', 'Standing', 'standing', 'promote', 'paper_period', 'configured_identity', 'unpromoted']
+           'record_evidence', 'Standing', 'standing', 'promote', 'paper_period', 'configured_identity', 'unpromoted',
+           'withheld']
 
 # %% ../nbs/12l_promotion.ipynb #75d246d4
 import json
@@ -18,6 +19,7 @@ import pandas as pd
 from .chain import canonical, differing
 from .config import Config, UserError
 from .db_models import TABLES
+from .engine import StoreError
 from .identity import NAMES, Check, Identity, identify
 from .pipeline import configured_strategy
 from .provenance import environment_digest
@@ -272,3 +274,13 @@ def unpromoted(store: Store, config: Config, identity: Identity, mode: str, now:
         told = ", ".join(f"{item.name} is {item.state}" for item in lacking)
         return f"{identity.strategy} was promoted, but {told}; `tradebot promote` shows how to mend it"
     return ""
+
+
+def withheld(store: Store, config: Config, mode: str, now: datetime) -> str:
+    """Why a broker of this mode is sent no buy of the configured strategy, as it is here and now; nothing if it is sent them."""
+    try:
+        return unpromoted(store, config, configured_identity(config), mode, now)
+    except StoreError:
+        raise
+    except UserError as error:  # there is no strategy of that name, or its code or its model cannot be had
+        return str(error)
